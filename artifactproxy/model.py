@@ -1,0 +1,400 @@
+"""The words of the program: frozen values that every floor above shares.
+
+Nothing here does I/O, reads a clock or knows an ecosystem. Times are POSIX seconds (UTC, float),
+sizes are bytes, paths are the percent-encoded spelling without a leading slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+from artifactproxy.errors import Fault
+
+Header = tuple[str, str]
+
+
+class Kind(Enum):
+    """What a path names, and so how it may be kept."""
+
+    ARTIFACT = "artifact"  # immutable: one name, one content, for ever
+    INDEX = "index"  # mutable: has a time to live and is revalidated
+    PASS = "relay"  # relayed, never stored
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A checksum: lower-case hashlib algorithm name and lower-case hex value."""
+
+    algorithm: str
+    hex: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """The only name a store knows: sha256 (64 lower-case hex digits) and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactKey:
+    """Where a document lives: repository, canonical path (with its kept query), variant.
+
+    `variant` is the provider's word for the selected representation, "" where there is only one.
+    """
+
+    repo: str
+    path: str
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open, already validated byte range."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, after the door: path judged, repository split off, headers lower-cased.
+
+    `path` is the raw percent-encoded spelling after `/{repo}/`; `query` the raw text after `?`.
+    `base` is the external address of the repository without a trailing slash, as this client
+    uses it. `caller` says who asked: a token's name or an address.
+    """
+
+    repo: str
+    path: str
+    method: str = "GET"
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    request_id: str = ""
+    caller: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What an index said about an artifact before we held it.
+
+    `url` is where upstream keeps it; `taught_by` the path of the index that said so; `released`
+    the upstream's publication time and `released_from` the field it came from.
+    """
+
+    key: ArtifactKey
+    digests: tuple[Digest, ...] = ()
+    size: int | None = None
+    url: str = ""
+    taught_by: str = ""
+    released: float | None = None
+    released_from: str = ""
+    purl: str = ""
+
+    def digest(self, algorithm: str) -> Digest | None:
+        return next((d for d in self.digests if d.algorithm == algorithm), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A provider's reading of an `Ask`: what it names and where upstream keeps it.
+
+    `sources` are absolute URLs in order of preference. `foreign` says that their host is not one
+    of the configured upstreams, so a promise must be known before any connection is made.
+    `teachers` are paths of index routes of the same repository whose reading would promise this
+    artifact. `derived_from` is the path of an artifact from which `Provider.derive` can make this
+    document if upstream lacks it. `rendered` says that the stored bytes pass through
+    `Provider.render` on their way out. `expects_html` is False where an HTML body can only be a
+    captive portal. `group` names the generation that multi-file indexes share.
+    """
+
+    kind: Kind
+    key: ArtifactKey
+    sources: tuple[str, ...]
+    media_type: str = "application/octet-stream"
+    headers: tuple[Header, ...] = ()
+    promise: Promise | None = None
+    ttl: float | None = None
+    negative_ttl: float | None = None
+    foreign: bool = False
+    teachers: tuple[str, ...] = ()
+    derived_from: str = ""
+    rendered: bool = False
+    teaches: bool = False
+    expects_html: bool = True
+    filename: str = ""
+    purl: str = ""
+    group: str = ""
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer a provider can give by itself: a redirect, a ping, a discovery document."""
+
+    status: int
+    body: bytes = b""
+    media_type: str = "text/plain; charset=utf-8"
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a rendered index leaves out or adds, decided outside the provider; empty by default."""
+
+    hidden: frozenset[str] = frozenset()
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A document as one client sees it; `next_flip` is when it would read differently."""
+
+    body: bytes
+    next_flip: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """A row of the index: what is known about one key.
+
+    `ref` is None for a remembered absence; then `status` is 404 or 410. `ttl` is None for a
+    document that never goes stale. `etag` is the quoted entity tag we send; `validator_etag` and
+    `validator_modified` are upstream's own spellings, to be echoed verbatim. `verified_by` is one
+    of `digest`, `framing`, `derived`. `generation` fences late writers of mutable keys.
+    """
+
+    key: ArtifactKey
+    kind: Kind
+    ref: BlobRef | None
+    status: int = 200
+    media_type: str = "application/octet-stream"
+    etag: str = ""
+    last_modified: str = ""
+    validator_etag: str = ""
+    validator_modified: str = ""
+    cache_control: str = ""
+    source: str = ""
+    fetched_at: float = 0.0
+    checked_at: float = 0.0
+    ttl: float | None = None
+    verified_by: str = ""
+    taught_by: str = ""
+    released: float | None = None
+    released_from: str = ""
+    purl: str = ""
+    first_seen: float = 0.0
+    last_used: float = 0.0
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One look-up answers both: the row, and what an index promised for the key."""
+
+    entry: CacheEntry | None = None
+    promise: Promise | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers of one remote that caching decisions depend on (seconds, bytes).
+
+    `ttl` and `negative_ttl` set by the administrator win over the provider's defaults (None: the
+    provider's). `stale_while_revalidate` bounds how long past freshness an index is still
+    answered at once while it is refreshed behind the request.
+    """
+
+    ttl: float | None = None
+    negative_ttl: float | None = None
+    stale_if_error: float = 7 * 86400.0
+    stale_while_revalidate: float = 60.0
+    min_revalidate: float = 10.0
+    offline: bool = False
+    accept_unframed: bool = False
+    max_artifact_bytes: int = 20 * 2**30
+    max_index_bytes: int = 2**30
+    private: bool = False  # upstream needs credentials: answers are `Cache-Control: private`
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLimits:
+    """Bounds on what one upstream may cost us (seconds, bytes, counts). There is no total time."""
+
+    connect: float = 5.0
+    first_byte: float = 30.0  # absolute, from the request sent to the whole head received
+    idle: float = 30.0
+    min_rate: int = 1024  # bytes a second, averaged over `min_rate_window`
+    min_rate_window: float = 30.0
+    redirects: int = 5
+    retries: int = 2  # before the first byte
+    resumes: int = 3  # after it
+    retry_base: float = 0.2  # first back-off, doubled each time, full jitter
+    connections_per_host: int = 16
+    queue: int = 1000
+    queue_wait: float = 10.0
+    breaker_failures: int = 5
+    breaker_open: float = 10.0  # doubled up to breaker_max
+    breaker_max: float = 60.0
+    digest_cooldown: float = 60.0  # a file and upstream whose bytes were wrong
+    retry_after_max: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the whole process (seconds, bytes, counts)."""
+
+    request_line: int = 8190
+    header: int = 8190
+    headers: int = 100
+    head_total: int = 32 * 1024
+    keepalive: float = 20.0  # idle, and the deadline of a request head
+    send_stall: float = 60.0  # a client that takes no byte for this long is reset
+    lingering: float = 2.0
+    connections: int = 4096
+    request_body: int = 2**20
+    upstream_connections: int = 128
+    hold_back: int = 64 * 1024
+    memory_body: int = 256 * 1024  # bodies up to this never have a temp file
+    orphans: int = 32
+    orphan_bytes: int = 2**30
+    cold_range_wait: float = 1.0
+    lease_wait: float = 5.0
+    inline_index: int = 256 * 1024  # larger indexes are read and rendered in the helper process
+    decoded_ratio: int = 200
+    memo_bytes: int = 64 * 2**20
+    memo_file_bytes: int = 512 * 2**20
+    negative_keys: int = 10_000
+    error_memory: float = 5.0
+    drain_notice: float = 5.0  # readiness is false for this long before connections close
+    drain: float = 30.0
+    min_free_share: float = 0.10  # of the disk, where no data_limit is given
+    temp_bytes: int = 20 * 2**30
+    blob_grace: float = 60.0  # between doom and deletion
+    superseded_keep: float = 7 * 86400.0
+    ledger_keep: float = 90 * 86400.0
+    sweep_every: float = 60.0
+    flush_every: float = 2.0  # touches and the ledger
+    log_every: float = 0.1
+    log_bytes: int = 64 * 1024
+
+
+# --- decisions: what to do with a request; the reason travels with the decision -------------
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Answer from the store. `refresh` asks for a revalidation behind the request."""
+
+    entry: CacheEntry
+    reason: str
+    stale: bool = False
+    refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServeAbsence:
+    """Upstream's own 404 or 410, still remembered."""
+
+    entry: CacheEntry
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revalidate:
+    entry: CacheEntry
+    may_serve_stale: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Bring the whole document in."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    fault: Fault
+    reason: str
+
+
+Decision = Serve | ServeAbsence | Revalidate | Fetch | Relay | Refuse
+
+
+# --- admissions: what to do with an upstream head -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHead:
+    """Status line and headers of an upstream answer; header names are lower-case.
+
+    `framed` is False when the body ends only with the connection (no length, not chunked).
+    `url` is the final URL after redirects.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    length: int | None
+    framed: bool
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Store the body. `ttl` None: never stale."""
+
+    ttl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """304: what we hold is still right, for another `ttl` seconds."""
+
+    ttl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """404 or 410, remembered for `ttl` seconds."""
+
+    status: int
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """Stream the body through, never store it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Not usable. `retry` says that another try or another upstream may do better."""
+
+    fault: Fault
+    retry: bool = False
+
+
+Admission = Keep | Refresh | Absent | Bypass | Reject
+
+Source = Literal["remote", "cache", ""]

@@ -1,0 +1,305 @@
+"""What the engine needs from the world: signatures and numbered contracts, no code.
+
+Each number is the name of a contract test (`test_b3_put_makes_young`) that every adapter passes;
+a new expectation is numbered here and tested in `tests/contracts/`, never in one adapter's file.
+Adapters hold no policy. Everything raises `Fault`s of `errors` and nothing of its driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from artifactproxy.model import (
+    ArtifactKey,
+    BlobRef,
+    CacheEntry,
+    Found,
+    Header,
+    Promise,
+    Span,
+    UpstreamHead,
+)
+
+Clock = Callable[[], float]
+"""Wall clock, POSIX seconds. Durations use the monotonic clock of the event loop instead."""
+
+
+class Adapter(Protocol):
+    """Lifecycle that readiness and shutdown share."""
+
+    async def check(self) -> None:
+        """Return if usable now, else raise a `Fault` whose detail says what is wrong."""
+
+    async def close(self) -> None: ...
+
+
+# --- blobs ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class LocalFile:
+    """An opened blob on this machine; the receiver closes `fd`. Eviction cannot pull it away."""
+
+    fd: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteUrl:
+    """A pre-authorised address a client may be sent to."""
+
+    url: str
+
+
+class BlobStore(Adapter, Protocol):
+    """Bytes by content.
+
+    B1 put is all or nothing for every reader, also after a crash half way; when it returns, the
+    bytes survive power loss. B2 put is idempotent and safe from many writers at once. B3 put
+    makes the blob young again even if it existed. B4 awaiting open itself raises `BlobMissing`
+    before any byte; the chunks are exactly the span; a later failure raises, it never ends early
+    and clean. B5 any span, including of the empty blob. B6 size is a number, or None for *known*
+    absence; "cannot tell" raises `StoreUnavailable`. B7 delete is idempotent; running readers
+    finish or raise, never see other bytes. B8 scan is complete for blobs older than its start,
+    tolerates concurrent puts, skips leftovers. B9 locate is optional help and may always be None;
+    absence raises `BlobMissing`; a `LocalFile` is already opened and has the size of the ref, else
+    `BlobMissing` is raised and the damaged blob set aside. B10 only digest-shaped names are
+    touched. B11 a cancelled or failed put leaves nothing visible and no temp file. B12 a full
+    disk raises `StoreFull`, any other failure of the medium `StoreUnavailable`.
+    """
+
+    async def put(self, ref: BlobRef, path: Path) -> None:
+        """Take over the complete, verified file at `path` (on a local disk; it is consumed)."""
+
+    async def put_bytes(self, ref: BlobRef, body: bytes) -> None:
+        """The same for a small body that never had a file."""
+
+    async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]: ...
+
+    async def locate(self, ref: BlobRef) -> LocalFile | RemoteUrl | None: ...
+
+    async def size(self, sha256: str) -> int | None: ...
+
+    async def delete(self, sha256: str) -> None: ...
+
+    def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
+        """Every blob with its age in seconds since it was last put."""
+
+
+# --- metadata -------------------------------------------------------------------------------
+
+
+class MetadataIndex(Adapter, Protocol):
+    """What the engine asks while serving.
+
+    I1 an unknown key is `Found(None, None)`; one round trip. I2 record then find returns every
+    field equal. I3 a row is replaced only by a generation at least as new. I4 durable when record
+    returns. I5 learn is bulk and idempotent; a promise whose sha256 *changes* for an immutable
+    key is kept as it was and returned to the caller as a conflict, unless nothing was stored
+    under the old one. I6 touch is bulk, creates no rows, never moves `last_used` back, and may be
+    lost. I7 keys are exact bytes, up to 2 KiB a field, any Unicode. I8 all of it from several
+    tasks at once. I9 generations only grow, also over restarts. I10 record of a ref that is
+    doomed makes it wanted again, in the same transaction. I11 a replaced body of an INDEX key is
+    remembered as superseded.
+    """
+
+    async def find(self, key: ArtifactKey) -> Found: ...
+
+    async def generation(self) -> int:
+        """A number larger than every one given before; taken before upstream is asked."""
+
+    async def record(self, entry: CacheEntry) -> bool:
+        """Write the row; False if a newer generation is there already (I3)."""
+
+    async def learn(self, promises: Iterable[Promise]) -> list[Promise]:
+        """Remember promises; returns those refused because they contradict what is stored."""
+
+    async def touch(self, keys: Iterable[ArtifactKey], at: float) -> None: ...
+
+    async def count(self, uses: Iterable[Use]) -> None:
+        """Add to the hourly ledger of who asked for what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One line of the hourly ledger; `hour` is POSIX seconds of its start."""
+
+    hour: int
+    caller: str
+    repo: str
+    purl: str
+    sha256: str
+    requests: int = 1
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    blobs: int = 0
+    bytes: int = 0
+    entries: int = 0
+    absences: int = 0
+    promises: int = 0
+    by_repo: tuple[tuple[str, int, int], ...] = ()  # repo, entries, bytes
+
+
+class Ledger(Protocol):
+    """What the janitor, purge and explain ask; same class as the index, seldom, never in a request.
+
+    L1 deleting is two-phase: `doom` marks blobs that no row names (any more) and returns those it
+    marked; after a grace `condemned` returns the doomed ones still unnamed; the store deletes,
+    then `bury` drops the rows of those still doomed. L2 a blob recorded again in between is
+    neither condemned nor buried. L3 coldest lists blobs by the latest `last_used` of their rows,
+    oldest first, and only those that are evictable (no row of a local repository). L4 forget
+    removes rows and returns the refs they named. L5 orphans tells which of these blobs the index
+    does not know. L6 forgetting an INDEX row forgets the promises it taught only when asked.
+    """
+
+    async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
+        """Up to `limit` blobs whose rows were all last used before `before`."""
+
+    async def entries(
+        self, repo: str, *, path: str = "", prefix: str = "", purl: str = "", limit: int = 100_000
+    ) -> list[CacheEntry]:
+        """Rows of a repository: one path (all variants), all below a prefix, or of a package
+        (a purl without version matches all of its versions)."""
+
+    async def forget(self, keys: Sequence[ArtifactKey], *, promises: bool = False) -> list[BlobRef]: ...
+
+    async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
+        """Drop every row that names this blob (a hollow hit, an eviction)."""
+
+    async def doom(self, sha256s: Sequence[str], at: float) -> list[str]: ...
+
+    async def condemned(self, before: float, limit: int) -> list[BlobRef]: ...
+
+    async def bury(self, sha256s: Sequence[str]) -> None: ...
+
+    async def orphans(self, sha256s: Sequence[str]) -> list[str]: ...
+
+    async def expire(self, now: float) -> int:
+        """Drop absences, superseded bodies and ledger hours that are past keeping."""
+
+    async def totals(self) -> Totals: ...
+
+
+# --- coordination ---------------------------------------------------------------------------
+
+
+class Lease(Protocol):
+    """Held while an async context is open."""
+
+    async def release(self) -> None: ...
+
+
+class Coordinator(Adapter, Protocol):
+    """Who fills. Advisory: losing it costs one duplicate download, never a wrong byte.
+
+    C1 at most one live lease per key. C2 after `wait` seconds the answer is None and the caller
+    goes ahead without. C3 a dead holder's lease ends by itself. C4 only the owner releases.
+    C5 a lease lasts as long as it is held. C6 keys are independent. C7 backend broken: None.
+    """
+
+    async def acquire(self, key: str, *, wait: float) -> Lease | None: ...
+
+
+# --- upstream -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request to send. Only `headers` go out, plus what the adapter owes (Host,
+    `Accept-Encoding: identity` unless given, credentials for the configured origin, Via).
+
+    `remote` is the repository whose credentials, egress and address rules apply. `max_bytes`
+    bounds the body. `body` is for relayed POSTs.
+    """
+
+    remote: str
+    url: str
+    method: str = "GET"
+    headers: tuple[Header, ...] = ()
+    max_bytes: int | None = None
+    body: bytes | None = None
+
+
+class UpstreamReply(Protocol):
+    """An open answer: the head is known, the body arrives."""
+
+    head: UpstreamHead
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The raw body as framed, in the sizes the socket gave. Raises `UpstreamBroken` when it
+        ends before its announced length or without its terminator, `UpstreamSlow` when idle or
+        below the minimum rate, `TooLarge` past `max_bytes`."""
+
+
+class Upstream(Adapter, Protocol):
+    """Everything that leaves towards upstream.
+
+    U1 head before body. U2 stops at the limit with a typed error. U3 the guard judges every
+    redirect hop and every resolved address, before a packet is sent. U4 no header goes out unless
+    the request names it; credentials only to their own origin. U5 fewer bytes than announced
+    raises. U6 leaving the context frees the connection. U7 statuses are returned, not raised
+    (304, 404, 429, 5xx); only failures of transport, framing, guard and time raise. U8 an
+    upstream that failed repeatedly, or asked us to wait, is not contacted until then: the
+    same fault is raised at once with `retry_after`. U9 no retry here: that is the engine's.
+    """
+
+    def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]: ...
+
+
+# --- observation ----------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One record per request or per fill: measured once, reported as log line and metrics.
+
+    `what` is `request` or `fill`. `result` for requests: `hit`, `miss`, `stale`, `revalidated`,
+    `absent`, `relay`, `local`, `error`; for fills: `stored`, `refreshed`, `absent`, `unstored`,
+    `failed`. Seconds are durations.
+    """
+
+    what: str
+    repo: str = ""
+    provider: str = ""
+    kind: str = ""
+    method: str = ""
+    path: str = ""
+    status: int = 0
+    result: str = ""
+    reason: str = ""
+    source: str = ""
+    error: str = ""
+    cause: str = ""
+    sha256: str = ""
+    purl: str = ""
+    caller: str = ""
+    request_id: str = ""
+    fill_id: str = ""
+    upstream_url: str = ""
+    upstream_status: int = 0
+    bytes: int = 0
+    resumes: int = 0
+    readers: int = 0
+    first_byte_seconds: float = 0.0
+    seconds: float = 0.0
+    extra: dict[str, str | float] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Where outcomes and warnings go. Never raises, never blocks."""
+
+    def outcome(self, outcome: Outcome) -> None: ...
+
+    def warning(self, event: str, **facts: str | float) -> None:
+        """Something is wrong and this was done about it; `event` is a stable slug."""
+
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+
+    def increment(self, name: str, amount: float = 1, **labels: str) -> None: ...

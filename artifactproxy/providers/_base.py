@@ -1,0 +1,118 @@
+"""What a provider is: a pure reading of paths and documents. It cannot fetch, store, lock or log.
+
+A provider is made per repository from its upstream addresses and options; it is one file in this
+folder that defines `PROVIDER`, and one table of cases in `tests/providers/tables/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar
+from urllib.parse import urlsplit
+
+from artifactproxy.errors import Fault
+from artifactproxy.model import Ask, Promise, Rendered, Reply, Route, View
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where one repository reads from: upstream base URLs, each ending in `/`, in order of
+    preference; further hosts (`host`, `host:port` or `scheme://host[:port]`) its documents may
+    point at without a digest; and the administrator's path rules."""
+
+    repo: str
+    upstreams: tuple[str, ...]
+    file_hosts: tuple[str, ...] = ()
+    immutable: tuple[str, ...] = ()
+    mutable: tuple[str, ...] = ()
+    refuse: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The body of an error in the client's own language. `reason` goes into the status line."""
+
+    body: bytes
+    media_type: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSetup:
+    """Ready-to-use text for one client; `{base}` stands for the repository's address, `{origin}`
+    for scheme, host and port, `{host}` for the host name alone. `insecure` is added where the
+    base is plain http off loopback. `command` is the one line printed at start."""
+
+    client: str
+    text: str
+    insecure: str = ""
+    command: str = ""
+
+
+class Provider:
+    """`classify` is required; the rest has defaults for ecosystems that need none of it."""
+
+    name: ClassVar[str]
+    revision: ClassVar[int] = 1
+    """Raise it when `render` writes other bytes for the same input."""
+    clients: ClassVar[tuple[ClientSetup, ...]] = ()
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @classmethod
+    def public_upstream(cls, origin_of: PublicOrigins) -> str | None:
+        """The ecosystem's public registry, or None if it has none (then nothing is mounted by
+        default). Host names come from `origin_of`, never from this repository."""
+        del origin_of
+        return None
+
+    def classify(self, ask: Ask) -> Route | Reply:
+        """Raises `BadPath`, `NotServed` or `Blocked`, nothing else."""
+        raise NotImplementedError
+
+    def learn(self, route: Route, body: bytes, url: str) -> Iterable[Promise]:
+        """What this index body, fetched from `url`, promises. Raises `UpstreamBroken` if the body
+        is not what this route must be; such a body never replaces a good one."""
+        del route, body, url
+        return ()
+
+    def render(self, route: Route, body: bytes, base: str, view: View, url: str) -> Rendered:
+        """The document as the client at `base` must see it; `url` is where the body came from."""
+        del route, base, view, url
+        return Rendered(body)
+
+    def derive(self, route: Route, source: BinaryIO) -> bytes | None:
+        """Make the document of `route` out of the artifact it is derived from, if possible."""
+        del route, source
+        return None
+
+    def problem(self, fault: Fault, ask: Ask) -> Page:
+        """The error as this ecosystem's clients show it best; never a cause or a credential."""
+        del ask
+        return Page((fault.detail + "\n").encode(), "text/plain; charset=utf-8")
+
+
+class PublicOrigins:
+    """Where the public registries live, asked at run time from the package-URL library.
+
+    A class rather than functions so that tests can hand in their own.
+    """
+
+    def repository(self, purl: str) -> str:
+        """Scheme and host of the project page of this package URL, with a trailing slash."""
+        from packageurl.contrib import purl2url
+
+        return _origin(purl2url.get_repo_url(purl))  # type: ignore[no-untyped-call]
+
+    def download(self, purl: str) -> str:
+        """The whole download URL of this package URL."""
+        from packageurl.contrib import purl2url
+
+        return str(purl2url.get_download_url(purl) or "")  # type: ignore[no-untyped-call]
+
+
+def _origin(url: str | None) -> str:
+    parts = urlsplit(str(url or ""))
+    return f"{parts.scheme}://{parts.netloc}/"
