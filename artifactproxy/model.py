@@ -282,7 +282,7 @@ class Limits:
     drain: float = 30.0
     min_free_share: float = 0.10  # of the disk, where no data_limit is given
     temp_bytes: int = 20 * 2**30
-    blob_grace: float = 60.0  # between doom and deletion
+    blob_grace: float = 5.0  # between doom and deletion
     superseded_keep: float = 7 * 86400.0
     ledger_keep: float = 90 * 86400.0
     sweep_every: float = 60.0

@@ -6,6 +6,7 @@ folder that defines `PROVIDER`, and one table of cases in `tests/providers/table
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, ClassVar
@@ -91,7 +92,13 @@ class Provider:
     def problem(self, fault: Fault, ask: Ask) -> Page:
         """The error as this ecosystem's clients show it best; never a cause or a credential."""
         del ask
-        return Page((fault.detail + "\n").encode(), "text/plain; charset=utf-8")
+        return problem_details(fault)
+
+
+def problem_details(fault: Fault) -> Page:
+    """RFC 9457, for clients without a dialect of their own."""
+    facts = {"type": "about:blank", "status": fault.status, "code": fault.code, "detail": fault.detail}
+    return Page(json.dumps(facts).encode() + b"\n", "application/problem+json")
 
 
 class PublicOrigins:

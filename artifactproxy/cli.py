@@ -1,0 +1,374 @@
+"""The command line: what an operator types. Everything heavy is imported by the command that needs it.
+
+Exit codes: 0 clean, 1 found something or failed, 2 usage or configuration, 3 found and not repaired.
+Commands that look into or change an instance speak to it over `data/control.sock`; where none is
+running they open the data folder themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import click
+
+from artifactproxy import __version__
+from artifactproxy.errors import BadPath, ConfigError, Fault
+
+if TYPE_CHECKING:
+    from artifactproxy.config import Config, Remote
+    from artifactproxy.providers._base import ClientSetup
+
+F = TypeVar("F", bound=Callable[..., Any])
+CLEAN, FOUND, USAGE, UNREPAIRED = 0, 1, 2, 3
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def _common(command: F) -> F:
+    """The options of every command."""
+    command = click.option("--data", metavar="DIR", help="Data folder; overrides the configuration.")(command)
+    return click.option(
+        "--config", "config_file", metavar="FILE", envvar="ARTIFACTPROXY_CONFIG", help="Configuration file."
+    )(command)
+
+
+def _load(config_file: str | None, **flags: str | None) -> Config:
+    from artifactproxy.config import load
+
+    return load(Path(config_file) if config_file else None, env=os.environ, flags=flags)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="artifactproxy")
+def cli() -> None:
+    """A caching, verifying pull-through proxy between package clients and registries."""
+
+
+@cli.command()
+@_common
+@click.option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 chooses one.")
+def serve(config_file: str | None, data: str | None, listen: str | None) -> int:
+    """Run the proxy until it is told to stop."""
+    config = _load(config_file, data=data, listen=listen)
+    _warn(config)
+    from artifactproxy import wiring
+
+    try:
+        return wiring.serve(config, announce=_announce)
+    except OSError as error:
+        raise _Failure(_why_not_listening(error, config)) from error
+
+
+def _announce(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
+
+
+def _why_not_listening(error: OSError, config: Config) -> str:
+    where = str(config.listen)
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use; try --listen 127.0.0.1:0"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{where} is not an address of this machine; try --listen 127.0.0.1:{config.listen.port}"
+    if error.errno == errno.EACCES and error.filename is None:
+        return f"{where} may only be opened by root; try a port above 1023"
+    return _os_sentence(error)
+
+
+def _warn(config: Config) -> None:
+    if not _is_loopback(config.listen.host) and config.read == "open":
+        click.echo(
+            f"artifactproxy: warning: {config.listen} is reachable from other machines and anybody may read; "
+            "keep it inside a network you trust",
+            err=True,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@cli.command()
+@_common
+@_as_json
+def check(config_file: str | None, data: str | None, *, as_json: bool) -> int:
+    """Validate the configuration and print what is in force, secrets hidden."""
+    config = _load(config_file, data=data)
+    _warn(config)
+    _show(config.effective(), as_json=as_json)
+    return CLEAN
+
+
+@cli.command()
+@_common
+@_as_json
+def remotes(config_file: str | None, data: str | None, *, as_json: bool) -> int:
+    """List the repositories, their providers and the upstreams they resolve to."""
+    mounted = _load(config_file, data=data).remotes.values()
+    if as_json:
+        rows = [{"name": r.name, "provider": r.provider, "upstreams": list(r.upstreams)} for r in mounted]
+        click.echo(json.dumps(rows, indent=2))
+    elif sys.stdout.isatty():
+        _print_table(
+            ["repository", "provider", "upstreams"],
+            [(r.name, r.provider, "\n".join(r.upstreams)) for r in mounted],
+        )
+    else:
+        for r in mounted:
+            click.echo(f"{r.name}\t{r.provider}\t{' '.join(r.upstreams)}")
+    return CLEAN
+
+
+@cli.command()
+@click.argument("url")
+@_common
+@_as_json
+def explain(url: str, config_file: str | None, data: str | None, *, as_json: bool) -> int:
+    """Say what a request for URL would do, and why, without fetching anything.
+
+    URL is what a client asks for: http://127.0.0.1:8080/REPOSITORY/PATH or /REPOSITORY/PATH.
+    """
+    config = _load(config_file, data=data)
+    target = f"/explain?url={quote(url, safe='')}"
+    _show(_ask(config, "GET", target, None, lambda engine: engine.explain(url)), as_json=as_json)
+    return CLEAN
+
+
+@cli.command()
+@click.argument("targets", nargs=-1, metavar="[URL|/REPOSITORY/PATH|PURL]...")
+@click.option("--repo", metavar="NAME", help="The repository to purge from.")
+@click.option("--package", metavar="NAME", help="Everything of this package; needs --repo.")
+@click.option("--all", "everything", is_flag=True, help="The whole repository; needs --repo.")
+@_common
+@_as_json
+def purge(
+    targets: tuple[str, ...],
+    repo: str | None,
+    package: str | None,
+    config_file: str | None,
+    data: str | None,
+    *,
+    everything: bool,
+    as_json: bool,
+) -> int:
+    """Forget cached documents, so that the next request asks upstream again.
+
+    A package URL such as pkg:pypi/name@1.0 is purged from --repo, or from every repository.
+    """
+    from artifactproxy.targets import Purge, purges
+
+    config = _load(config_file, data=data)
+    try:
+        wanted = purges(
+            targets,
+            repo=repo,
+            package=package,
+            everything=everything,
+            known=list(config.remotes),
+            root=config.public_url,
+        )
+    except (ValueError, BadPath) as error:
+        raise click.UsageError(str(error)) from error
+
+    def one(purge: Purge) -> dict[str, Any]:
+        return _ask(
+            config,
+            "POST",
+            "/purge",
+            purge.body(),
+            lambda engine: engine.purge(purge.repo, path=purge.path, package=purge.package),
+        )
+
+    _show(_summed([one(each) for each in wanted]), as_json=as_json)
+    return CLEAN
+
+
+@cli.command()
+@click.option("--run", is_flag=True, help="Delete; without it only say what would go.")
+@_common
+@_as_json
+def gc(config_file: str | None, data: str | None, *, run: bool, as_json: bool) -> int:
+    """Find what nothing refers to any more, and delete it with --run."""
+    config = _load(config_file, data=data)
+    _show(_ask(config, "POST", "/gc", {"run": run}, lambda engine: engine.gc(run=run)), as_json=as_json)
+    return CLEAN
+
+
+@cli.command()
+@_common
+@_as_json
+def stats(config_file: str | None, data: str | None, *, as_json: bool) -> int:
+    """Print how much is cached, by repository."""
+    config = _load(config_file, data=data)
+    _show(_ask(config, "GET", "/stats", None, lambda engine: engine.stats()), as_json=as_json)
+    return CLEAN
+
+
+@cli.command()
+@click.argument("client", required=False)
+@click.option("--repo", metavar="NAME", help="The repository to use, where several serve this client.")
+@_common
+@_as_json
+def setup(
+    client: str | None, repo: str | None, config_file: str | None, data: str | None, *, as_json: bool
+) -> int:
+    """Print ready-to-use settings for CLIENT; without it, list the clients."""
+    config = _load(config_file, data=data)
+    offers = [
+        (c.client, r, c) for r in config.remotes.values() if repo in (None, r.name) for c in _clients(r)
+    ]
+    if client is None:
+        listed = [{"client": name, "repository": remote.name} for name, remote, _ in offers]
+        text = "\n".join(f"{entry['client']}\t{entry['repository']}" for entry in listed)
+        click.echo(json.dumps(listed, indent=2) if as_json else text)
+        return CLEAN
+    for name, remote, chosen in offers:
+        if name == client:
+            text = _fill_in(chosen, remote, _root(config))
+            click.echo(
+                json.dumps({"client": name, "repository": remote.name, "text": text})
+                if as_json
+                else text.rstrip("\n")
+            )
+            return CLEAN
+    known = ", ".join(dict.fromkeys(name for name, _, _ in offers)) or "none"
+    raise click.UsageError(f"no settings for {client}; known clients are {known}")
+
+
+def _clients(remote: Remote) -> tuple[ClientSetup, ...]:
+    from artifactproxy.providers import PROVIDERS
+
+    return PROVIDERS[remote.provider].clients
+
+
+def _root(config: Config) -> str:
+    """The address clients use; a wildcard listener is shown as this machine."""
+    if config.public_url:
+        return config.public_url
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)  # noqa: S104  not a bind
+    from artifactproxy.config import Listen
+
+    return f"http://{Listen(host, config.listen.port)}"
+
+
+def _fill_in(chosen: ClientSetup, remote: Remote, root: str) -> str:
+    parts = urlsplit(root)
+    host = parts.hostname or ""
+    exposed = parts.scheme == "http" and not _is_loopback(host)
+    text = chosen.text + (chosen.insecure if exposed else "")
+    values = {
+        "{base}": f"{root}/{remote.name}",
+        "{origin}": f"{parts.scheme}://{parts.netloc}",
+        "{host}": host,
+    }
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _ask(
+    config: Config,
+    method: str,
+    target: str,
+    body: object,
+    offline: Callable[[Any], Awaitable[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Ask the running instance, or do the same on the data folder where none is running."""
+    from artifactproxy import control
+
+    try:
+        return control.call(config.data, method, target, body)
+    except control.Refused as error:
+        raise _Failure(str(error)) from error
+    except control.NotRunning:
+        pass
+    return asyncio.run(_offline(config, offline))
+
+
+async def _offline(config: Config, act: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    from artifactproxy import wiring
+
+    async with wiring.offline(config) as engine:
+        return await act(engine)
+
+
+def _summed(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts are added up over several orders; of anything else the last one stands."""
+    total: dict[str, Any] = {}
+    for result in results:
+        for key, value in result.items():
+            countable = isinstance(value, int | float) and not isinstance(value, bool)
+            total[key] = total.get(key, 0) + value if countable else value
+    return total
+
+
+def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    import yaml
+
+    click.echo(yaml.safe_dump(result, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def _print_table(titles: list[str], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+class _Failure(click.ClickException):
+    """Something that the operator can mend; the text says what and how. Exit code 1."""
+
+    def show(self, file: object = None) -> None:
+        del file
+        click.echo(f"artifactproxy: {self.message}", err=True)
+
+
+def _os_sentence(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its code; every expected failure is one line without a traceback."""
+    try:
+        code = cli.main(arguments, prog_name="artifactproxy", standalone_mode=False)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            click.echo(f"artifactproxy: {line}", err=True)
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except Fault as error:
+        click.echo(f"artifactproxy: {error.detail}", err=True)
+        sys.exit(FOUND)
+    except BrokenPipeError:
+        # The reader has left; the interpreter must not fail again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FOUND)
+    except OSError as error:
+        click.echo(f"artifactproxy: {_os_sentence(error)}", err=True)
+        sys.exit(FOUND)
+    sys.exit(code if isinstance(code, int) else CLEAN)

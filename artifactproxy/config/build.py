@@ -1,0 +1,194 @@
+"""From what was written to what is used: secrets, public upstreams and names are resolved here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, TypeVar
+
+from artifactproxy.config import schema, values
+from artifactproxy.config.problems import Problems
+from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote
+from artifactproxy.config.strict import KeyPath
+from artifactproxy.model import Limits, Policy, RemoteLimits
+from artifactproxy.providers._base import Provider, PublicOrigins, Site
+from artifactproxy.rules.paths import REPO_NAME, RESERVED
+from artifactproxy.upstream.auth import Basic, Bearer
+
+T = TypeVar("T")
+Providers = Mapping[str, type[Provider]]
+
+
+def build(
+    file: schema.File,
+    problems: Problems,
+    *,
+    env: Mapping[str, str],
+    providers: Providers,
+    origins: PublicOrigins,
+) -> Config:
+    """Raises `ConfigError` with everything that is wrong, also what `problems` already holds."""
+    look = _Look(problems, env, providers, origins)
+    remotes = {name: look.remote(name, written) for name, written in file.remotes.items()}
+    chosen = remotes.get(file.oci_default) if file.oci_default is not None else None
+    if file.oci_default is not None and (chosen is None or chosen.provider != "oci"):
+        problems.at(("oci_default",), f"{file.oci_default} is not a remote whose provider is oci")
+    problems.tell()
+
+    shown = file.model_dump(mode="json")
+    for name, remote in remotes.items():
+        shown["remotes"][name] |= {"provider": remote.provider, "upstream": list(remote.upstreams)}
+    host, _, port = file.listen.rpartition(":")
+    return Config(
+        listen=Listen(host.strip("[]"), int(port)),
+        public_url=file.public_url,
+        trusted_proxies=file.trusted_proxies,
+        allowed_hosts=file.allowed_hosts,
+        read=file.access.read,
+        data=Path(file.data),
+        data_limit=file.data_limit,
+        workers=file.workers,
+        oci_default=file.oci_default,
+        log=Log(_path(file.log.file), file.log.level),
+        limits=_taken(Limits, file.limits),
+        remotes=remotes,
+        shown=shown,
+    )
+
+
+def default_remotes(providers: Providers, origins: PublicOrigins) -> list[str]:
+    """The providers that are mounted under their own names where no remote is configured."""
+    return sorted(name for name, provider in providers.items() if provider.public_upstream(origins))
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _taken(kind: type[T], section: schema.Section) -> T:
+    """A dataclass of `model` filled from the section generated from it."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(section, name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Looks up what a remote refers to and reports what is not there."""
+
+    problems: Problems
+    env: Mapping[str, str]
+    providers: Providers
+    origins: PublicOrigins
+
+    def remote(self, name: str, written: schema.Remote) -> Remote:
+        at: KeyPath = ("remotes", name)
+        self._judge_name(name, at)
+        provider = self._provider(name, written.provider, at)
+        auth = self._auth(written.auth, (*at, "auth"))
+        site = Site(
+            repo=name,
+            upstreams=self._upstreams(provider, written.upstream, (*at, "upstream")),
+            file_hosts=written.file_hosts,
+            immutable=written.rules.immutable,
+            mutable=written.rules.mutable,
+            refuse=written.rules.refuse,
+        )
+        return Remote(
+            name=name,
+            provider=provider,
+            site=site,
+            policy=_policy(written, private=auth is not None),
+            limits=_taken(RemoteLimits, written.limits),
+            cold_ranges=written.cold_ranges,
+            auth=auth,
+            allow_private=tuple(ip_network(text) for text in written.allow_private),
+            egress=self._egress(written.egress, (*at, "egress")),
+        )
+
+    def _judge_name(self, name: str, at: KeyPath) -> None:
+        if name in RESERVED:
+            self.problems.at(at, "this name is reserved; choose another")
+        elif REPO_NAME.fullmatch(name) is None:
+            rule = "a to z, 0 to 9, dot, hyphen and underscore, a letter or digit first, at most 64"
+            self.problems.at(at, f"not a repository name; allowed are {rule}")
+
+    def _provider(self, name: str, written: str, at: KeyPath) -> str:
+        known = ", ".join(sorted(self.providers))
+        if not written and name not in self.providers:
+            self.problems.at((*at, "provider"), f"is required; one of {known}")
+        elif written and written not in self.providers:
+            self.problems.at(
+                (*at, "provider"), f"{written} is not a provider of this version; one of {known}"
+            )
+        return written or name
+
+    def _upstreams(self, provider: str, written: tuple[str, ...], at: KeyPath) -> tuple[str, ...]:
+        found: list[str] = []
+        for url in written:
+            if url != values.PUBLIC:
+                found.append(url)
+            elif provider in self.providers:
+                public = self.providers[provider].public_upstream(self.origins)
+                if public:
+                    found.append(values.upstream(public))
+                else:
+                    self.problems.at(at, f"{provider} has no public registry; give the upstream's address")
+        return tuple(dict.fromkeys(found))
+
+    def _auth(self, written: schema.Auth | None, at: KeyPath) -> Basic | Bearer | None:
+        if written is not None and written.basic is not None:
+            password = self._secret(written.basic.password, (*at, "basic", "password"))
+            if ":" in written.basic.user:
+                self.problems.at((*at, "basic", "user"), "must not contain a colon")
+            return Basic(written.basic.user, password)
+        if written is not None and written.bearer is not None:
+            return Bearer(self._secret(written.bearer, (*at, "bearer")))
+        return None
+
+    def _egress(self, written: schema.Egress, at: KeyPath) -> Egress:
+        proxy = written.proxy
+        if isinstance(proxy, values.SecretRef):
+            found = self._secret(proxy, (*at, "proxy"))
+            try:
+                proxy = values.proxy_url_resolved(found) if found else None
+            except ValueError as error:
+                self.problems.at((*at, "proxy"), str(error))
+                proxy = None
+        if written.ca is not None and not Path(written.ca).is_file():
+            self.problems.at((*at, "ca"), f"there is no file {written.ca}")
+        return Egress(proxy, written.no_proxy, _path(written.ca))
+
+    def _secret(self, ref: values.SecretRef, at: KeyPath) -> str:
+        """The secret without the line end that editors leave; "" after reporting a problem."""
+        if ref.source == "env":
+            text = self.env.get(ref.name, "")
+            if not text:
+                self.problems.at(at, f"the environment variable {ref.name} is not set")
+                return ""
+        else:
+            try:
+                text = Path(ref.name).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                self.problems.at(at, f"cannot read {ref.name}: {why}")
+                return ""
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text or not text.isprintable():
+            self.problems.at(
+                at, f"the secret in {ref.name} is empty or holds a line break or control character"
+            )
+        return text
+
+
+def _policy(written: schema.Remote, *, private: bool) -> Policy:
+    named: dict[str, Any] = {
+        f.name: getattr(written, f.name) for f in fields(Policy) if f.name in schema.Remote.model_fields
+    }
+    return Policy(
+        **named,
+        max_artifact_bytes=written.limits.max_artifact,
+        max_index_bytes=written.limits.max_index,
+        private=private,
+    )

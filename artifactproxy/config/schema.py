@@ -1,0 +1,264 @@
+"""What may be written: one frozen model per section. Types only; layers and secrets are `load`'s.
+
+Keys that design and documentation promise for later versions stand here with a refusal that says
+so, which is kinder than calling them unknown. Limits are generated from `model`, so that a new
+bound needs no second place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    create_model,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from artifactproxy import model
+from artifactproxy.config import units, values
+
+_MAY_BE_ZERO = frozenset(
+    (
+        "blob_grace",
+        "breaker_max",
+        "breaker_open",
+        "cold_range_wait",
+        "digest_cooldown",
+        "drain",
+        "drain_notice",
+        "error_memory",
+        "inline_index",
+        "lease_wait",
+        "ledger_keep",
+        "lingering",
+        "memo_bytes",
+        "memo_file_bytes",
+        "memory_body",
+        "min_rate",
+        "orphan_bytes",
+        "orphans",
+        "queue",
+        "queue_wait",
+        "redirects",
+        "resumes",
+        "retries",
+        "retry_after_max",
+        "retry_base",
+        "superseded_keep",
+    )
+)
+_POLICY = model.Policy()
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+def _each(check: Callable[[str], str]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    return lambda texts: tuple(check(text) for text in texts)
+
+
+def _texts(written: object) -> object:
+    return tuple(written) if isinstance(written, list) else written
+
+
+def _one_or_more(written: object) -> object:
+    many = (written,) if isinstance(written, str) else _texts(written)
+    if many == ():
+        raise ValueError("needs at least one address")
+    return many
+
+
+def _pattern(text: str) -> str:
+    if not text:
+        raise ValueError("an empty pattern matches nothing")
+    return text
+
+
+def _secret_or_proxy(written: object) -> object:
+    return values.proxy_url(written) if isinstance(written, str) else values.secret(written)
+
+
+def _shown(value: object) -> object:
+    return value.shown() if isinstance(value, values.SecretRef) else value
+
+
+def _refusal(sentence: str) -> PydanticCustomError:
+    """A capability of a later version; `load` then says nothing about the keys beside it."""
+    return PydanticCustomError("later", "{sentence}", {"sentence": sentence})
+
+
+def _later(what: str, instead: str) -> BeforeValidator:
+    def judge(written: object) -> object:
+        if written not in (None, {}, []):
+            raise _refusal(f"{what} not available in this version; {instead}")
+        return written
+
+    return BeforeValidator(judge)
+
+
+def _only(offered: str, *, later: tuple[str, ...]) -> BeforeValidator:
+    def judge(written: object) -> object:
+        if written in later:
+            raise _refusal(f"{written} is not available in this version; use {offered}")
+        return written
+
+    return BeforeValidator(judge)
+
+
+Size = Annotated[int, BeforeValidator(units.parse_size), PlainSerializer(units.show_size)]
+Duration = Annotated[float, BeforeValidator(units.parse_duration), PlainSerializer(units.show_duration)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Patterns = Annotated[Texts, AfterValidator(_each(_pattern))]
+Networks = Annotated[Texts, AfterValidator(_each(values.network))]
+Hosts = Annotated[Texts, AfterValidator(_each(values.host_port))]
+Secret = Annotated[values.SecretRef, BeforeValidator(values.secret), PlainSerializer(_shown)]
+
+
+def _number(name: str, kind: object) -> Any:
+    """The type of one limit: int is a count or a size, float a duration, `*_share` a fraction."""
+    positive = () if name in _MAY_BE_ZERO else (Field(gt=0),)
+    if name.endswith("_share"):
+        return Annotated[float, Field(ge=0, lt=1)]
+    if kind is int:
+        return Annotated[(int, BeforeValidator(units.parse_size), *positive)]
+    return Annotated[
+        (float, BeforeValidator(units.parse_duration), PlainSerializer(units.show_duration), *positive)
+    ]
+
+
+def _section_of(name: str, source: type[Any], **more: Any) -> type[Section]:
+    hints = get_type_hints(source)
+    fields = {f.name: (_number(f.name, hints[f.name]), f.default) for f in dataclasses.fields(source)}
+    return create_model(name, __base__=Section, **fields, **more)  # type: ignore[call-overload,no-any-return]
+
+
+if TYPE_CHECKING:
+
+    class LimitsSection(Section): ...
+
+    class RemoteLimitsSection(Section):
+        max_artifact: int = 0
+        max_index: int = 0
+else:
+    LimitsSection = _section_of("LimitsSection", model.Limits)
+    RemoteLimitsSection = _section_of(
+        "RemoteLimitsSection",
+        model.RemoteLimits,
+        max_artifact=(Annotated[Size, Field(gt=0)], _POLICY.max_artifact_bytes),
+        max_index=(Annotated[Size, Field(gt=0)], _POLICY.max_index_bytes),
+    )
+
+
+class Basic(Section):
+    user: str
+    password: Secret
+
+
+class Auth(Section):
+    basic: Basic | None = None
+    bearer: Secret | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Auth:
+        if (self.basic is None) == (self.bearer is None):
+            raise ValueError("must hold either basic: {user: ..., password: ...} or bearer: ...")
+        return self
+
+
+class Rules(Section):
+    immutable: Patterns = ()
+    mutable: Patterns = ()
+    refuse: Patterns = ()
+
+
+class Egress(Section):
+    proxy: Annotated[
+        str | values.SecretRef | None,
+        BeforeValidator(lambda w: w if w is None else _secret_or_proxy(w)),
+        PlainSerializer(_shown),
+    ] = None
+    no_proxy: Texts = ()
+    ca: str | None = None
+
+
+class Remote(Section):
+    provider: str = ""
+    upstream: Annotated[
+        tuple[str, ...], BeforeValidator(_one_or_more), AfterValidator(_each(values.upstream))
+    ] = (values.PUBLIC,)
+    auth: Auth | None = None
+    ttl: Duration | None = None
+    negative_ttl: Duration | None = None
+    stale_if_error: Duration = _POLICY.stale_if_error
+    stale_while_revalidate: Duration = _POLICY.stale_while_revalidate
+    min_revalidate: Duration = _POLICY.min_revalidate
+    offline: bool = _POLICY.offline
+    accept_unframed: bool = _POLICY.accept_unframed
+    cold_ranges: Literal["relay", "wait"] = "relay"
+    rules: Rules = Rules()
+    file_hosts: Annotated[Texts, AfterValidator(_each(values.file_host))] = ()
+    allow_private: Networks = ()
+    egress: Egress = Egress()
+    limits: RemoteLimitsSection = Field(default_factory=RemoteLimitsSection)
+    download: Annotated[None, _later("download over parallel ranges is", "leave it out")] = None
+
+
+class Access(Section):
+    read: Annotated[Literal["open"], _only("open", later=("token",))] = "open"
+
+
+class Store(Section):
+    kind: Annotated[Literal["fs"], _only("fs", later=("s3",))] = "fs"
+
+
+class Index(Section):
+    kind: Annotated[Literal["sqlite"], _only("sqlite", later=("postgres",))] = "sqlite"
+
+
+class Coordination(Section):
+    kind: Annotated[Literal["local"], _only("local", later=("redis",))] = "local"
+
+
+class Log(Section):
+    file: str | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def _one_worker(written: object) -> object:
+    if isinstance(written, int) and written > 1:
+        raise _refusal("more than one worker is not available in this version; use 1")
+    return written
+
+
+class File(Section):
+    """The whole file, in the order in which it is documented."""
+
+    listen: Annotated[str, BeforeValidator(values.listen)] = "127.0.0.1:8080"
+    tls: Annotated[None, _later("tls is", "end TLS in a reverse proxy in front")] = None
+    public_url: Annotated[str, AfterValidator(values.public_url)] | None = None
+    trusted_proxies: Networks = ()
+    allowed_hosts: Hosts = ()
+    access: Access = Access()
+    data: Annotated[str, Field(min_length=1)] = "./data"
+    data_limit: Annotated[Size, Field(gt=0)] | None = None
+    workers: Annotated[int, BeforeValidator(_one_worker), Field(ge=1)] = 1
+    store: Store = Store()
+    index: Index = Index()
+    coordination: Coordination = Coordination()
+    cluster: Annotated[None, _later("a cluster is", "leave it out")] = None
+    oci_default: str | None = None
+    log: Log = Log()
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    remotes: dict[str, Remote] = {}
+    locals: Annotated[dict[str, None], _later("local repositories are", "remove this section")] = {}
+    virtuals: Annotated[dict[str, None], _later("virtual repositories are", "remove this section")] = {}

@@ -1,0 +1,91 @@
+"""Speaking to the running instance over its Unix socket, `data/control.sock`.
+
+Plain blocking HTTP/1.1 with JSON bodies; only the command line uses it. The socket's file mode is
+the access control: who may open it may administer the instance.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+SOCKET = "control.sock"
+TIMEOUT = 600.0  # seconds without a byte; a collection of a large store takes minutes
+_NAME_MAX = 107  # bytes of sun_path on Linux, without the closing NUL
+
+
+class NotRunning(Exception):
+    """No instance listens on the socket."""
+
+
+class Refused(Exception):
+    """The instance answered with an error, or not in JSON; the text is its sentence."""
+
+
+def call(
+    data: Path, method: str, target: str, body: object = None, *, timeout: float = TIMEOUT
+) -> dict[str, Any]:
+    """One request to the instance that works in `data`. Raises `NotRunning` or `Refused`."""
+    connection = _Connection(data, timeout)
+    payload = None if body is None else json.dumps(body).encode()
+    headers = {"Accept": "application/json"}
+    if payload is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, target, body=payload, headers=headers)
+        answer = connection.getresponse()
+        return _decoded(answer.status, answer.read())
+    except (http.client.HTTPException, OSError) as error:
+        raise Refused(f"the running instance broke off: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def _decoded(status: int, body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    if status != http.client.OK:
+        said = value if isinstance(value, dict) else {}
+        text = said.get("detail") or said.get("error") or body.decode("utf-8", "replace").strip()
+        raise Refused(f"the running instance answered {status}: {text}")
+    if not isinstance(value, dict):
+        raise Refused("the running instance did not answer in JSON; is it another version?")
+    return value
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, data: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._data = data
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.timeout)
+        try:
+            _connect(sock, self._data)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+            sock.close()
+            raise NotRunning(f"no instance is running in {self._data}") from error
+        except OSError as error:
+            sock.close()
+            raise Refused(f"cannot open {self._data / SOCKET}: {error.strerror or error}") from error
+        self.sock = sock
+
+
+def _connect(sock: socket.socket, data: Path) -> None:
+    path = data / SOCKET
+    if len(os.fsencode(path)) <= _NAME_MAX:
+        sock.connect(str(path))
+        return
+    # The name of a Unix socket is short; a deep folder is reached through its descriptor.
+    folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+    finally:
+        os.close(folder)

@@ -1,0 +1,490 @@
+"""One download per key, owned by nobody's request.
+
+A `Fill` is a task. Requests join it, wait for it to open, and read its spool at their own pace.
+Order of events (design: the heart): head admitted -> bytes spooled and hashed -> framing, size and
+digest checked -> index read and its promises learnt -> tail released -> bytes durable -> row
+written -> out of the table. Until it is out of the table a fill may be joined, so nobody asks
+upstream twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from artifactproxy import failpoints
+from artifactproxy.engine.ingest import Ingest
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.rows import absent_row, begin_row
+from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.transfer import Landed, Transfer
+from artifactproxy.errors import (
+    Blocked,
+    BrokenPromise,
+    Busy,
+    Fault,
+    IndexUnavailable,
+    StoreUnavailable,
+    UpstreamFault,
+)
+from artifactproxy.model import (
+    Absent,
+    ArtifactKey,
+    BlobRef,
+    Bypass,
+    CacheEntry,
+    Digest,
+    Header,
+    Keep,
+    Kind,
+    Limits,
+    Promise,
+    Refresh,
+    Route,
+    UpstreamHead,
+)
+from artifactproxy.ports import (
+    BlobStore,
+    Clock,
+    Coordinator,
+    Lease,
+    Ledger,
+    MetadataIndex,
+    Observer,
+    Outcome,
+    Upstream,
+)
+from artifactproxy.rules.http import kept, safe_header
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A body is arriving in `spool`; `Fill.entry` describes it. `bypass` says why it will not be
+    stored; `headers` are what a bypassed body must carry (its content coding)."""
+
+    spool: Spool
+    bypass: str = ""
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """No new body: the row that answers, and how it came to."""
+
+    entry: CacheEntry
+    how: Literal["found", "refreshed", "absent", "stale"]
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Why a fill is made, what is already held, and what is promised."""
+
+    reason: str
+    held: CacheEntry | None = None
+    may_serve_stale: bool = False
+    promise: Promise | None = None
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every fill works with; built once by wiring."""
+
+    store: BlobStore
+    index: MetadataIndex
+    ledger: Ledger
+    upstream: Upstream
+    coordinator: Coordinator
+    observer: Observer
+    clock: Clock
+    limits: Limits
+    new_spool: Callable[[int | None, Promise | None], Spool]
+    ready_for: Callable[[int], None]
+    learn: Callable[[Mount, Route, Spool, str], Awaitable[list[Promise]]]
+    teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
+    derive: Callable[[Mount, Route], Awaitable[bytes | None]]
+
+
+class Fill:
+    """One download. `opened` resolves to `Opened` or `Settled`, or raises the fault; `done` to the
+    verified row (its bytes still in the spool); `ended` once storing was tried as well."""
+
+    def __init__(self, tools: Tools, mount: Mount, route: Route, plan: Plan, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.mount = mount
+        self.route = route
+        self.plan = plan
+        self.id = f"f{number:x}"
+        self.opened: asyncio.Future[Opened | Settled] = loop.create_future()
+        self.done: asyncio.Future[CacheEntry] = loop.create_future()
+        self.ended: asyncio.Future[bool] = loop.create_future()
+        for future in (self.opened, self.done):
+            # A fill may fail with nobody left to hear it.
+            future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self.readers = 0
+        self.spool: Spool | None = None
+        self.body_ended = False
+        self.promise = plan.promise
+        self.on_idle: Callable[[Fill], None] = lambda _fill: None
+        self.outcome = Outcome("fill", repo=mount.name, provider=mount.provider.name, kind=route.kind.value)
+        self._tools = tools
+        self._teaching: asyncio.Task[Promise | None] | None = None
+        self._ingest = Ingest(tools.store)
+        self._entry: CacheEntry | None = None
+        self._bypass = ""
+        self._generation = 0
+
+    @property
+    def entry(self) -> CacheEntry:
+        """The row as far as it is known: with its ref once verified. Only after `opened`."""
+        if self.done.done() and not self.done.cancelled() and self.done.exception() is None:
+            return self.done.result()
+        if self._entry is None:
+            raise RuntimeError("the fill has not opened")
+        return self._entry
+
+    # --- readers ---
+
+    def join(self) -> None:
+        self.readers += 1
+
+    def leave(self) -> None:
+        """A reader is gone; the last one decides whether the fill still has a purpose."""
+        self.readers -= 1
+        if self.readers == 0:
+            self.on_idle(self)
+
+    # --- the life of a fill ---
+
+    async def run(self) -> None:
+        started = time.monotonic()
+        lease: Lease | None = None
+        try:
+            lease = await self._tools.coordinator.acquire(
+                _lease_name(self.route.key), wait=self._tools.limits.lease_wait
+            )
+            await self._fill()
+        except Fault as fault:
+            self._fail(fault)
+        except asyncio.CancelledError:
+            self._fail(Busy("the download was given up because nobody waits for it", code="cancelled"))
+            raise
+        except Exception as error:  # noqa: BLE001 - the fill task is one of the three boundaries
+            bug = Fault("internal error while fetching this file")
+            bug.__cause__ = error
+            self._fail(bug)
+        finally:
+            if self._teaching is not None and not self._teaching.done():
+                self._teaching.cancel()
+            if self.spool is not None:
+                self.spool.finish()
+            if not self.ended.done():
+                self.ended.set_result(False)
+            if lease is not None:
+                await lease.release()
+            self._report(time.monotonic() - started)
+
+    async def _fill(self) -> None:
+        tools, route = self._tools, self.route
+        self._generation = await tools.index.generation()
+        if _wants_teaching(route, self.promise):
+            self._teaching = asyncio.create_task(tools.teach(self.mount, route))
+        if route.foreign and not vouched(self.promise):
+            self.promise = await self._taught()
+            if not vouched(self.promise):
+                raise unpromised(route)
+        expected = self.promise.size if self.promise and self.promise.size else 0
+        tools.ready_for(expected)
+        transfer = self._transfer()
+        try:
+            landed = await transfer.run()
+            await self._land(transfer, landed)
+        except BrokenPromise as fault:
+            await self._second_chance(transfer, fault)
+
+    async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
+        """Wrong bytes that nobody has read yet: once more, past any cache on the way."""
+        self._count_broken(fault)
+        if self.spool is None or not self.spool.untouched or self.done.done():
+            raise fault
+        await self.spool.drain()
+        try:
+            landed = await self._transfer().run(no_cache=True)
+            await self._land(transfer, landed)
+        except BrokenPromise as again:
+            self._count_broken(again)
+            raise
+
+    def _transfer(self) -> Transfer:
+        return Transfer(
+            self._tools.upstream,
+            self.mount,
+            self.route,
+            held=self.plan.held,
+            known=self.promise,
+            promise=self._taught,
+            on_open=self._open,
+            clock=self._tools.clock,
+            decoded_ratio=self._tools.limits.decoded_ratio,
+        )
+
+    async def _taught(self) -> Promise | None:
+        """The promise, once the teachers have spoken. Raises their fault: cannot tell is not no."""
+        if self._teaching is not None:
+            self.promise = await asyncio.shield(self._teaching) or self.promise
+        return self.promise
+
+    async def _land(self, transfer: Transfer, landed: Landed) -> None:
+        self.outcome.upstream_url, self.outcome.upstream_status = transfer.source, transfer.upstream_status
+        self.outcome.resumes = transfer.resumes
+        match landed.admission:
+            case Refresh(ttl):
+                await self._refresh(landed.head, ttl)
+            case Absent(status, ttl):
+                await self._absent(landed.head, status, ttl)
+            case Keep() | Bypass():
+                await self._verify_and_store()
+
+    # --- the body ---
+
+    def _open(self, head: UpstreamHead, admission: Keep | Bypass) -> Spool:
+        """The head is admitted: readers learn what is coming."""
+        coded = bool(head.headers.get("content-encoding")) and self.route.kind is Kind.INDEX
+        length = None if coded else head.length
+        self._entry = self._row(head, admission.ttl if isinstance(admission, Keep) else 0.0)
+        if self.spool is not None:  # starting over re-uses the spool that requests wait for
+            self.spool.restart(length)
+            return self.spool
+        self._bypass = admission.reason if isinstance(admission, Bypass) else ""
+        self._tools.ready_for(length or 0)
+        spool = self.spool = self._tools.new_spool(length, self.promise)
+        headers: tuple[Header, ...] = ()
+        if self._bypass and head.headers.get("content-encoding"):
+            headers = (("Content-Encoding", safe_header(head.headers["content-encoding"])),)
+        self.opened.set_result(Opened(spool, self._bypass, headers))
+        return spool
+
+    def _row(self, head: UpstreamHead, ttl: float | None) -> CacheEntry:
+        held = self.plan.held
+        return begin_row(
+            self.route,
+            head,
+            self.promise,
+            ttl=ttl,
+            now=self._tools.clock(),
+            first_seen=held.first_seen if held else None,
+            generation=self._generation,
+        )
+
+    async def _verify_and_store(self) -> None:
+        spool, entry = self.spool, self._entry
+        if spool is None or entry is None:
+            raise RuntimeError("a body landed without being opened")
+        self.body_ended = True
+        promise = await self._taught()
+        verified = await self._ingest.verify(spool, promise)
+        self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
+        promises: list[Promise] = []
+        if self.route.teaches and not self._bypass:
+            promises = await self._tools.learn(self.mount, self.route, spool, entry.source)
+            await self._remember(promises)
+        entry = replace(
+            entry,
+            ref=verified.ref,
+            verified_by=verified.by,
+            etag=entry.etag or f'"{verified.ref.sha256}"',
+            taught_by=promise.taught_by if promise else entry.taught_by,
+            released=promise.released if promise else entry.released,
+            released_from=promise.released_from if promise else entry.released_from,
+        )
+        failpoints.hit("verified")
+        spool.seal()
+        self.done.set_result(entry)
+        failpoints.hit("tail.released")
+        if self._bypass:
+            self.outcome.result = "unstored"
+            return
+        await self._store(spool, entry)
+
+    async def _store(self, spool: Spool, entry: CacheEntry) -> None:
+        """Clients already have good bytes: a failure here costs the cache entry and nothing else."""
+        try:
+            await self._ingest.store(spool, _ref(entry))
+            await self._tools.index.record(entry)
+            if entry.kind is Kind.ARTIFACT and entry.verified_by == "framing":
+                await self._remember([_first_sight(entry)])
+        except (StoreUnavailable, IndexUnavailable) as fault:
+            self.outcome.result, self.outcome.error = "unstored", fault.code
+            self._tools.observer.warning(
+                "store_failed",
+                repo=self.mount.name,
+                path=entry.key.path,
+                error=fault.code,
+                cause=_cause(fault),
+            )
+            return
+        self.outcome.result = "stored"
+        self.ended.set_result(True)
+
+    async def _remember(self, promises: list[Promise]) -> None:
+        if not promises:
+            return
+        try:
+            refused = await self._tools.index.learn(promises)
+        except IndexUnavailable as fault:
+            self._tools.observer.warning("learn_failed", repo=self.mount.name, error=fault.code)
+            return
+        for promise in refused:
+            # The bytes we hold stay; an operator decides (purge accepts the new ones).
+            self._tools.observer.warning(
+                "immutable_changed", repo=self.mount.name, path=promise.key.path, taught_by=promise.taught_by
+            )
+
+    # --- no body ---
+
+    async def _refresh(self, head: UpstreamHead, ttl: float | None) -> None:
+        held = self.plan.held
+        if held is None:
+            raise RuntimeError("a 304 was admitted without a held entry")
+        seen, now = kept(head), self._tools.clock()
+        entry = replace(
+            held,
+            checked_at=now,
+            ttl=ttl,
+            validator_etag=seen.etag or held.validator_etag,
+            cache_control=seen.cache_control or held.cache_control,
+            generation=self._generation,
+        )
+        self.outcome.result = "refreshed"
+        self.body_ended = True
+        await self._record_quietly(entry)
+        self.opened.set_result(Settled(entry, "refreshed"))
+
+    async def _absent(self, head: UpstreamHead, status: int, ttl: float) -> None:
+        if self.route.derived_from and await self._derived():
+            return
+        now = self._tools.clock()
+        entry = absent_row(self.route, head, status=status, ttl=ttl, now=now, generation=self._generation)
+        self.outcome.result = "absent"
+        self.body_ended = True
+        await self._record_quietly(entry)
+        self.opened.set_result(Settled(entry, "absent"))
+
+    async def _derived(self) -> bool:
+        """Make the document from the artifact it belongs to; False if that cannot be done."""
+        body = await self._tools.derive(self.mount, self.route)
+        if body is None:
+            return False
+        source = self.route.sources[0] if self.route.sources else ""
+        self._open(UpstreamHead(200, {}, len(body), True, source), Keep(None))
+        if self.spool is None:
+            return False
+        await self.spool.write(body)
+        await self._verify_and_store()
+        return True
+
+    async def _record_quietly(self, entry: CacheEntry) -> None:
+        try:
+            await self._tools.index.record(entry)
+        except IndexUnavailable as fault:
+            self._tools.observer.warning("record_failed", repo=self.mount.name, error=fault.code)
+
+    # --- the end ---
+
+    def _fail(self, fault: Fault) -> None:
+        self.outcome.result, self.outcome.error = "failed", fault.code
+        self.outcome.cause = _cause(fault)
+        self.body_ended = True
+        if self.spool is not None:
+            self.spool.fail(fault)
+        if not self.done.done():
+            self.done.set_exception(fault)
+        held = self.plan.held
+        if self.opened.done():
+            return
+        if held is not None and self.plan.may_serve_stale and _stale_helps(fault):
+            self.opened.set_result(Settled(held, "stale", fault))
+        else:
+            self.opened.set_exception(fault)
+
+    def stale_instead(self) -> Settled | None:
+        """For a document that opened but then failed: the old entry, where that is allowed."""
+        fault = self.done.exception() if self.done.done() and not self.done.cancelled() else None
+        held = self.plan.held
+        if (
+            isinstance(fault, Fault)
+            and held is not None
+            and self.plan.may_serve_stale
+            and _stale_helps(fault)
+        ):
+            return Settled(held, "stale", fault)
+        return None
+
+    def _count_broken(self, fault: BrokenPromise) -> None:
+        self._tools.observer.increment("integrity_failures", where="upstream")
+        self._tools.observer.warning(
+            "broken_promise", repo=self.mount.name, path=self.route.key.path, detail=fault.detail
+        )
+
+    def _report(self, seconds: float) -> None:
+        outcome = self.outcome
+        outcome.path, outcome.fill_id, outcome.seconds = self.route.key.path, self.id, seconds
+        outcome.reason, outcome.request_id = self.plan.reason, self.plan.request_id
+        outcome.purl = self.route.purl
+        self._tools.observer.outcome(outcome)
+
+
+def _wants_teaching(route: Route, promise: Promise | None) -> bool:
+    return route.kind is Kind.ARTIFACT and bool(route.teachers) and not vouched(promise)
+
+
+def vouched(promise: Promise | None) -> bool:
+    return promise is not None and bool(promise.digests)
+
+
+def _lease_name(key: ArtifactKey) -> str:
+    return f"{key.repo}\n{key.path}\n{key.variant}"
+
+
+def _ref(entry: CacheEntry) -> BlobRef:
+    if entry.ref is None:
+        raise RuntimeError("an unverified entry cannot be stored")
+    return entry.ref
+
+
+def _first_sight(entry: CacheEntry) -> Promise:
+    """Trust on first use: other bytes under this immutable name will be refused later."""
+    ref = _ref(entry)
+    return Promise(
+        entry.key,
+        (Digest("sha256", ref.sha256),),
+        size=ref.size,
+        url=entry.source,
+        taught_by="first sight",
+        purl=entry.purl,
+    )
+
+
+def _stale_helps(fault: Fault) -> bool:
+    """Our own trouble and upstream's outage may be bridged; a refusal by upstream may not."""
+    if isinstance(fault, UpstreamFault):
+        return fault.upstream_status not in (401, 403, 451)
+    return isinstance(fault, StoreUnavailable | IndexUnavailable | Busy)
+
+
+def _cause(fault: Fault) -> str:
+    cause = fault.__cause__ or fault.__context__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else fault.detail
+
+
+def unpromised(route: Route) -> Blocked:
+    """A foreign host is contacted only on an index's word (design: what upstream names)."""
+    return Blocked(
+        f"no index of this repository lists {route.filename or 'this file'} on that host; "
+        "add the host to file_hosts if it is meant to be used",
+        code="unpromised_host",
+    )

@@ -1,0 +1,105 @@
+"""The running fills by key, and the rule for those that nobody waits for any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from artifactproxy.engine.fill import Fill, Plan, Tools
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.model import ArtifactKey, Promise, Route
+
+
+class FillTable:
+    """The running fills by key, and the rule for those that nobody waits for."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._fills: dict[tuple[ArtifactKey, str], Fill] = {}
+        self._tasks: dict[Fill, asyncio.Task[None]] = {}
+        self._numbers = 0
+        self._orphans: set[Fill] = set()
+
+    def running(self, key: ArtifactKey) -> Fill | None:
+        return self._fills.get((key, ""))
+
+    def join(self, mount: Mount, route: Route, plan: Plan) -> tuple[Fill, bool]:
+        """The fill of this key, joined; True if this call started it. The caller must `leave`."""
+        slot = self._slot(route.key, plan.promise)
+        fill = self._fills.get(slot)
+        if fill is not None:
+            fill.join()
+            self._orphans.discard(fill)
+            return fill, False
+        self._numbers += 1
+        fill = Fill(self._tools, mount, route, plan, self._numbers)
+        fill.on_idle = self._idle
+        fill.join()
+        self._fills[slot] = fill
+        task = asyncio.create_task(fill.run(), name=f"fill {route.key.repo}/{route.key.path}")
+        self._tasks[fill] = task
+        task.add_done_callback(lambda _done: self._remove(slot, fill))
+        return fill, True
+
+    def _slot(self, key: ArtifactKey, promise: Promise | None) -> tuple[ArtifactKey, str]:
+        """Different promises never share a fill; an unpromised one is joined by everybody."""
+        running = self._fills.get((key, ""))
+        wanted = promise.digest("sha256") if promise else None
+        if running is None or wanted is None:
+            return key, ""
+        has = running.promise.digest("sha256") if running.promise else None
+        return (key, "") if has is None or has == wanted else (key, wanted.hex)
+
+    def _idle(self, fill: Fill) -> None:
+        if fill not in self._tasks or fill.body_ended:
+            return
+        limits, spool = self._tools.limits, fill.spool
+        length = spool.length if spool else None
+        size = spool.received if spool else 0
+        small = length is not None or size < limits.orphan_bytes
+        if small and len(self._orphans) < limits.orphans:
+            self._orphans.add(fill)
+        else:
+            self._tasks[fill].cancel()
+
+    def _remove(self, slot: tuple[ArtifactKey, str], fill: Fill) -> None:
+        if self._fills.get(slot) is fill:
+            del self._fills[slot]
+        self._tasks.pop(fill, None)
+        self._orphans.discard(fill)
+
+    def states(self) -> dict[str, int]:
+        return {
+            "fills": len(self._fills),
+            "orphans": len(self._orphans),
+            "readers": sum(fill.readers for fill in self._fills.values()),
+        }
+
+    async def drain(self, seconds: float) -> None:
+        """Give running fills this long to end, then cancel what is left and wait for it."""
+        tasks = list(self._tasks.values())
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@dataclass(slots=True)
+class StaleMemory:
+    """Keys whose refresh failed a moment ago: stale answers for a while without asking again."""
+
+    seconds: float
+    _until: dict[ArtifactKey, float] = field(default_factory=dict)
+
+    def failed(self, key: ArtifactKey) -> None:
+        now = time.monotonic()
+        if len(self._until) > 10_000:
+            self._until = {k: t for k, t in self._until.items() if t > now}
+        self._until[key] = now + self.seconds
+
+    def recently_failed(self, key: ArtifactKey) -> bool:
+        until = self._until.get(key)
+        return until is not None and time.monotonic() < until

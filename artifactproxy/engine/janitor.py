@@ -1,0 +1,174 @@
+"""Keeping the store within its bounds: eviction, deletion in two phases, expiry, flushing.
+
+A blob dies in steps: its rows are forgotten, it is marked doomed, a grace passes, the index is
+asked again, the store deletes, the mark is buried. Whoever records it in between saves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from artifactproxy import failpoints
+from artifactproxy.engine.usage import Usage
+from artifactproxy.model import BlobRef, Limits
+from artifactproxy.ports import BlobStore, Clock, Ledger, Observer
+from artifactproxy.rules.eviction import budget, choose
+
+BATCH = 500
+ORPHAN_AGE_SECONDS = 3600.0  # a blob without a row this old belongs to nobody's running fill
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`data_limit` in bytes (None: keep a share of the disk free); `disk` gives total and free."""
+
+    data_limit: int | None
+    disk: Callable[[], tuple[int, int]]
+
+
+class Janitor:
+    """One loop per process."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        ledger: Ledger,
+        usage: Usage,
+        observer: Observer,
+        bounds: Bounds,
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._usage = usage
+        self._observer = observer
+        self._bounds = bounds
+        self._limits = limits
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="janitor")
+
+    def hurry(self) -> None:
+        """The disk is full: sweep now instead of at the next turn."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        await self._usage.flush()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_sweep = loop.time() + self._limits.sweep_every
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._limits.flush_every)
+            try:
+                await self._usage.flush()
+                if self._hurry.is_set() or loop.time() >= next_sweep:
+                    self._hurry.clear()
+                    next_sweep = loop.time() + self._limits.sweep_every
+                    await self.sweep()
+            except Exception as error:  # noqa: BLE001 - the janitor loop is one of the three boundaries
+                self._observer.warning("janitor_failed", cause=f"{type(error).__name__}: {error}")
+
+    async def sweep(self) -> None:
+        """One ordinary turn: expiry, eviction where it is needed, deletion of what is due."""
+        await self._ledger.expire(self._clock())
+        need, _ = await self._need()
+        if need > 0:
+            await self.evict(need)
+        await self.collect()
+
+    async def _need(self) -> tuple[int, int]:
+        used = (await self._ledger.totals()).bytes
+        total, free = self._bounds.disk()
+        share = self._limits.min_free_share
+        return budget(self._bounds.data_limit, used, total, free, share), used
+
+    async def victims(self, need: int) -> list[BlobRef]:
+        """The least recently used blobs that together free `need` bytes."""
+        chosen: list[BlobRef] = []
+        if need > 0:
+            candidates = await self._ledger.coldest(100_000, self._clock())
+            chosen = choose(candidates, need)
+        return chosen
+
+    async def evict(self, need: int) -> tuple[int, int]:
+        """Forget and doom the coldest; returns how many blobs and bytes."""
+        count = freed = 0
+        for ref in await self.victims(need):
+            await self._ledger.forget_blob(ref.sha256)
+            if await self._ledger.doom([ref.sha256], self._clock()):
+                count += 1
+                freed += ref.size
+            failpoints.hit("evict.marked")
+        if count:
+            self._observer.increment("evicted", count)
+            self._observer.increment("evicted_bytes", freed)
+        return count, freed
+
+    async def collect(self, grace: float | None = None) -> tuple[int, int]:
+        """Delete what was doomed before the grace; returns how many blobs and bytes."""
+        before = self._clock() - (self._limits.blob_grace if grace is None else grace)
+        count = freed = 0
+        while condemned := await self._ledger.condemned(before, BATCH):
+            for ref in condemned:
+                await self._store.delete(ref.sha256)
+                failpoints.hit("evict.deleted")
+                freed += ref.size
+            count += len(condemned)
+            await self._ledger.bury([ref.sha256 for ref in condemned])
+        return count, freed
+
+    async def orphans(self) -> list[BlobRef]:
+        """Blobs in the store that no row knows and no running fill can own."""
+        lost: list[BlobRef] = []
+        batch: list[BlobRef] = []
+        async for ref, age in self._store.scan():
+            if age >= ORPHAN_AGE_SECONDS:
+                batch.append(ref)
+            if len(batch) >= BATCH:
+                lost.extend(await self._unknown(batch))
+                batch = []
+        return lost + await self._unknown(batch)
+
+    async def _unknown(self, refs: list[BlobRef]) -> list[BlobRef]:
+        if not refs:
+            return []
+        unknown = set(await self._ledger.orphans([ref.sha256 for ref in refs]))
+        return [ref for ref in refs if ref.sha256 in unknown]
+
+    async def gc(self, *, run: bool) -> dict[str, Any]:
+        """What would be freed now, or what was. Waits for the grace when it deletes."""
+        need, used = await self._need()
+        lost = await self.orphans()
+        report: dict[str, Any] = {
+            "used_bytes": used,
+            "data_limit": self._bounds.data_limit,
+            "disk_free_bytes": self._bounds.disk()[1],
+            "to_free_bytes": need,
+            "orphans": len(lost),
+            "orphan_bytes": sum(ref.size for ref in lost),
+        }
+        if not run:
+            victims = await self.victims(need)
+            report["evictable"] = len(victims)
+            report["evictable_bytes"] = sum(ref.size for ref in victims)
+            return report
+        report["evicted"], report["evicted_bytes"] = await self.evict(need)
+        for ref in lost:
+            await self._store.delete(ref.sha256)
+        if report["evicted"]:
+            await asyncio.sleep(self._limits.blob_grace)
+        report["deleted"], report["deleted_bytes"] = await self.collect()
+        return report

@@ -1,0 +1,507 @@
+"""The stations of a request, top to bottom; every rule lives elsewhere.
+
+classify -> find -> decide -> (store | fill | relay) -> describe. The only station visited twice is
+the index, after a hollow hit: a row whose blob is gone is forgotten and the request goes on as a
+miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.engine.describe import (
+    Entity,
+    Head,
+    Provenance,
+    arriving,
+    entity_of,
+    head_for,
+    hit,
+    partial,
+    relayed,
+    revalidated,
+)
+from artifactproxy.engine.documents import Documents, Source
+from artifactproxy.engine.fill import Fill, Opened, Plan, Settled, Tools, unpromised, vouched
+from artifactproxy.engine.fills import FillTable, StaleMemory
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.recheck import Recheck
+from artifactproxy.engine.relay import Relay as Relaying
+from artifactproxy.engine.relay import relayable
+from artifactproxy.engine.rows import begin_row
+from artifactproxy.engine.teachers import Teachers
+from artifactproxy.engine.usage import Usage
+from artifactproxy.errors import (
+    BlobMissing,
+    Fault,
+    MethodRefused,
+    NotServed,
+    StoreFull,
+    StoreUnavailable,
+    UpstreamAbsent,
+)
+from artifactproxy.model import (
+    Ask,
+    CacheEntry,
+    Fetch,
+    Found,
+    Kind,
+    Promise,
+    Refuse,
+    Reject,
+    Relay,
+    Reply,
+    Revalidate,
+    Route,
+    Serve,
+    ServeAbsence,
+    Span,
+    View,
+)
+from artifactproxy.ports import LocalFile, Outcome
+from artifactproxy.providers._base import Page, problem_details
+from artifactproxy.rules.freshness import admit, decide
+
+HEALS = 3  # hollow hits of one request before the store counts as broken
+
+
+class Pipeline:
+    """Answers asks. `handle` raises `Fault`s; the web floor renders them with `problem`."""
+
+    def __init__(
+        self,
+        mounts: Mapping[str, Mount],
+        tools: Tools,
+        fills: FillTable,
+        documents: Documents,
+        teachers: Teachers,
+        usage: Usage,
+        recheck: Recheck,
+    ) -> None:
+        self._mounts = mounts
+        self._tools = tools
+        self._fills = fills
+        self._documents = documents
+        self._teachers = teachers
+        self._usage = usage
+        self._recheck = recheck
+        self._relay = Relaying(tools.upstream, tools.clock, tools.limits.hold_back)
+        self._stale = StaleMemory(tools.limits.error_memory)
+        self._refreshes: set[asyncio.Task[None]] = set()
+
+    async def handle(self, ask: Ask) -> Answer:
+        mount, route = self.route(ask)
+        if isinstance(route, Reply):
+            return _local(mount, ask, route)
+        for _ in range(HEALS):
+            found = await self._find(route)
+            try:
+                return await self._answer(mount, route, ask, found)
+            except BlobMissing:
+                await self._heal(mount, found)
+        raise StoreUnavailable("the store lost this file again and again", code="hollow")
+
+    def route(self, ask: Ask) -> tuple[Mount, Route | Reply]:
+        """Raises `NotServed` for an unknown repository, and what `classify` raises."""
+        mount = self._mounts.get(ask.repo)
+        if mount is None:
+            raise NotServed(f"there is no repository named {ask.repo!r} here")
+        if ask.method not in ("GET", "HEAD"):
+            raise MethodRefused("this repository can only be read")
+        return mount, mount.provider.classify(ask)
+
+    def problem(self, fault: Fault, ask: Ask) -> Page:
+        """The fault in the words of the client this repository serves (RFC 9457 where none is)."""
+        mount = self._mounts.get(ask.repo)
+        return mount.provider.problem(fault, ask) if mount else problem_details(fault)
+
+    async def _find(self, route: Route) -> Found:
+        if route.kind is Kind.PASS:
+            return Found()
+        return await self._tools.index.find(route.key)
+
+    async def _heal(self, mount: Mount, found: Found) -> None:
+        entry = found.entry
+        if entry is None or entry.ref is None:
+            raise StoreUnavailable("a file vanished while it was answered")
+        self._tools.observer.increment("hollow_hits")
+        self._tools.observer.warning(
+            "hollow_hit", repo=mount.name, path=entry.key.path, sha256=entry.ref.sha256
+        )
+        await self._tools.ledger.forget_blob(entry.ref.sha256)
+
+    async def _answer(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
+        decision = decide(found, route, ask, mount.policy, self._tools.clock())
+        match decision:
+            case Serve(entry, reason, stale, refresh):
+                if refresh:
+                    self._refresh(mount, route, ask, found)
+                detail = "stale-while-revalidate" if refresh else ("stale" if stale else "")
+                return await self._held(mount, route, ask, entry, reason, "stale" if stale else "hit", detail)
+            case ServeAbsence(entry, reason):
+                raise _absence(route, entry)
+            case Refuse(fault, _):
+                raise fault
+            case Relay(reason):
+                return await self._passed(mount, route, ask, reason)
+            case Revalidate(entry, may_serve_stale, reason):
+                if may_serve_stale and self._stale.recently_failed(route.key):
+                    why = f"{reason}; the last refresh failed a moment ago"
+                    return await self._held(mount, route, ask, entry, why, "stale", "stale-if-error")
+                plan = Plan(reason, entry, may_serve_stale, found.promise, ask.request_id)
+                return await self._fetched(mount, route, ask, plan)
+            case Fetch(reason):
+                if ask.method == "HEAD" and not route.rendered:
+                    return await self._cold_head(mount, route, ask, found, reason)
+                plan = Plan(reason, promise=route.promise or found.promise, request_id=ask.request_id)
+                return await self._fetched(mount, route, ask, plan)
+
+    # --- from the store ---
+
+    async def _held(
+        self,
+        mount: Mount,
+        route: Route,
+        ask: Ask,
+        entry: CacheEntry,
+        reason: str,
+        result: str,
+        detail: str = "",
+    ) -> Answer:
+        """Raises `BlobMissing` when the row is hollow."""
+        if entry.ref is None:
+            raise _absence(route, entry)
+        how = hit(entry, mount.policy, self._tools.clock(), detail)
+        if result == "revalidated":
+            how = revalidated(entry, mount.policy, self._tools.clock())
+        outcome = self._outcome(mount, route, ask, result, reason, entry)
+        if route.rendered:
+            return await self._rendered(
+                mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
+            )
+        head = head_for(ask, entity_of(entry, route, entry.ref.size), how)
+        self._usage.note(entry, ask, _sent(head, entry.ref.size))
+        if head.empty:
+            return Answer(head.status, head.headers, Nothing(), outcome)
+        located = await self._tools.store.locate(entry.ref)
+        span = head.span or Span(0, entry.ref.size)
+        if isinstance(located, LocalFile):
+            await self._recheck.first_use(entry.ref, located)
+            return Answer(head.status, head.headers, File(located, span), outcome)
+        chunks = await self._tools.store.open(entry.ref, span)
+        return Answer(head.status, head.headers, Chunks(chunks, span.size), outcome)
+
+    async def _rendered(
+        self,
+        mount: Mount,
+        route: Route,
+        ask: Ask,
+        source: Source,
+        entry: CacheEntry,
+        how: Provenance,
+        outcome: Outcome,
+    ) -> Answer:
+        view = View()
+        tag = self._documents.tag(mount, route, source, ask.base, view)
+        shown = Entity(route.media_type, tag, entry.last_modified, negotiated=True, filename=route.filename)
+        early = head_for(ask, shown, how)
+        if early.status == 304:
+            self._usage.note(entry, ask, 0)
+            return Answer(304, early.headers, Nothing(), outcome)
+        made = await self._documents.render(mount, route, source, ask.base, view)
+        shown = Entity(
+            route.media_type,
+            tag,
+            entry.last_modified,
+            made.size,
+            made.sha256,
+            negotiated=True,
+            filename=route.filename,
+        )
+        head = head_for(ask, shown, how)
+        self._usage.note(entry, ask, _sent(head, made.size))
+        body: Body = Nothing()
+        if not head.empty:
+            span = head.span or Span(0, made.size)
+            body = made.part(span)
+        return Answer(head.status, head.headers, body, outcome)
+
+    # --- from a fill ---
+
+    async def _fetched(self, mount: Mount, route: Route, ask: Ask, plan: Plan) -> Answer:
+        fill, began = self._fills.join(mount, route, plan)
+        remote = not fill.body_ended
+        leave = _Once(fill.leave)
+        try:
+            return await self._from_fill(fill, ask, plan, leave, began=began, remote=remote)
+        except StoreFull:
+            if not relayable(route.kind, route):
+                raise
+        finally:
+            leave.unless_kept()
+        return await self._unstored(mount, route, ask)
+
+    async def _from_fill(
+        self, fill: Fill, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
+    ) -> Answer:
+        mount, route = fill.mount, fill.route
+        opened = await asyncio.shield(fill.opened)
+        if isinstance(opened, Settled):
+            return await self._settled(mount, route, ask, plan, opened)
+        if route.rendered or route.teaches:
+            try:
+                await asyncio.shield(fill.done)
+            except Fault:
+                stale = fill.stale_instead()
+                if stale is None:
+                    raise
+                return await self._settled(mount, route, ask, plan, stale)
+        await opened.spool.presentable()
+        entry, now = fill.entry, self._tools.clock()
+        how = hit(entry, mount.policy, now)
+        if remote:
+            stored = not opened.bypass
+            replaces = plan.held is not None
+            how = arriving(entry, mount.policy, now, began=began, stored=stored, replaces=replaces)
+        outcome = self._outcome(mount, route, ask, "miss" if remote else "hit", plan.reason, entry)
+        outcome.fill_id, outcome.source = fill.id, how.source
+        if route.rendered and entry.ref is not None:
+            source = Source(entry.ref, entry.source, opened.spool)
+            return await self._rendered(mount, route, ask, source, entry, how, outcome)
+        return await self._tail(fill, ask, opened, how, outcome, leave)
+
+    async def _tail(
+        self, fill: Fill, ask: Ask, opened: Opened, how: Provenance, outcome: Outcome, leave: _Once
+    ) -> Answer:
+        """The growing body itself, or a range of it once it is verified (design: cold ranges)."""
+        route, spool = fill.route, opened.spool
+        if "range" in ask.headers and ask.method == "GET" and not spool.sealed:
+            relayed_part = await self._cold_range(fill, ask, opened, outcome)
+            if relayed_part is not None:
+                return relayed_part
+        size = spool.written if spool.sealed else spool.length
+        # Until it is verified only the whole may leave: a range could end before the check.
+        judged = ask if spool.sealed else _without_range(ask)
+        head = head_for(judged, entity_of(fill.entry, route, size), how, opened.headers)
+        self._usage.note(fill.entry, ask, _sent(head, size or 0))
+        if head.empty:
+            return Answer(head.status, head.headers, Nothing(), outcome)
+        reader = spool.reader(head.span)
+        reader.on_close = leave.keep()
+        length = head.span.size if head.span else size
+        return Answer(head.status, head.headers, Tail(reader, length), outcome)
+
+    async def _cold_range(self, fill: Fill, ask: Ask, opened: Opened, outcome: Outcome) -> Answer | None:
+        """The range relayed from upstream, or None once the fill itself can answer."""
+        mount, route, spool = fill.mount, fill.route, opened.spool
+        wait = self._tools.limits.cold_range_wait if mount.cold_ranges == "relay" else None
+        await asyncio.wait((fill.done,), timeout=wait if spool.length is not None else None)
+        if fill.done.done() or spool.length is None:
+            await asyncio.shield(fill.done)
+            return None
+        head = head_for(ask, entity_of(fill.entry, route, spool.length), partial())
+        if head.span is None:
+            return None
+        url = self._relay_url(route, fill.promise)
+        part = await self._relay.part(mount, route, url, head.span, fill.entry, spool.length)
+        if part is None:
+            await asyncio.shield(fill.done)
+            return None
+        outcome.result, outcome.source = "relay", "remote"
+        self._usage.note(fill.entry, ask, head.span.size)
+        return Answer(head.status, head.headers, Chunks(part, head.span.size), outcome)
+
+    async def _settled(self, mount: Mount, route: Route, ask: Ask, plan: Plan, settled: Settled) -> Answer:
+        entry = settled.entry
+        match settled.how:
+            case "absent":
+                raise _absence(route, entry)
+            case "refreshed":
+                return await self._held(mount, route, ask, entry, plan.reason, "revalidated")
+            case "stale":
+                self._stale.failed(route.key)
+                why = f"{plan.reason}; {settled.fault.detail if settled.fault else 'upstream failed'}"
+                return await self._held(mount, route, ask, entry, why, "stale", "stale-if-error")
+            case "found":
+                return await self._held(mount, route, ask, entry, plan.reason, "hit")
+
+    def _refresh(self, mount: Mount, route: Route, ask: Ask, found: Found) -> None:
+        """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""
+        if self._stale.recently_failed(route.key) or self._fills.running(route.key) is not None:
+            return
+        plan = Plan("refreshed behind a request", found.entry, True, found.promise, ask.request_id)
+        fill, _ = self._fills.join(mount, route, plan)
+
+        async def wait() -> None:
+            try:
+                opened = await asyncio.shield(fill.opened)
+                if isinstance(opened, Settled) and opened.how == "stale":
+                    self._stale.failed(route.key)
+                await asyncio.wait((fill.ended,))
+            except Fault:
+                self._stale.failed(route.key)
+            finally:
+                fill.leave()
+
+        task = asyncio.create_task(wait())
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
+
+    # --- past the store ---
+
+    async def _cold_head(self, mount: Mount, route: Route, ask: Ask, found: Found, reason: str) -> Answer:
+        """HEAD of something not held: from the promise, a running fill, or upstream's own HEAD."""
+        promise = route.promise or found.promise
+        running = self._fills.running(route.key)
+        if (running is not None and running.opened.done()) or route.derived_from:
+            return await self._fetched(
+                mount, route, ask, Plan(reason, promise=promise, request_id=ask.request_id)
+            )
+        outcome = self._outcome(mount, route, ask, "miss", reason, None)
+        if route.foreign and not vouched(promise):
+            promise = await self._teachers.teach(mount, route)
+            if not vouched(promise):
+                raise unpromised(route)
+        now = self._tools.clock()
+        sha256 = promise.digest("sha256") if promise else None
+        how = Provenance("remote", "artifactproxy; fwd=miss", "no-cache")
+        if promise is not None and promise.size is not None and sha256 is not None:
+            entity = Entity(route.media_type, f'"{sha256.hex}"', size=promise.size, sha256=sha256.hex)
+            how = Provenance("cache", "artifactproxy; hit; detail=promised", "no-cache")
+        else:
+            upstream = await self._relay.head(mount, route, self._relay_url(route, promise))
+            admission = admit(route, upstream, mount.policy, now, held=None, promised=vouched(promise))
+            if upstream.status in (404, 410):
+                raise UpstreamAbsent(_lacks(route), status=upstream.status)
+            if isinstance(admission, Reject):
+                raise admission.fault
+            row = begin_row(route, upstream, promise, ttl=None, now=now)
+            entity = entity_of(row, route, upstream.length)
+        head = head_for(ask, entity, how)
+        outcome.source = how.source
+        return Answer(head.status, head.headers, Nothing(), outcome)
+
+    async def _passed(self, mount: Mount, route: Route, ask: Ask, reason: str) -> Answer:
+        if not route.sources:
+            raise NotServed("this path is not part of the repository")
+        outcome = self._outcome(mount, route, ask, "relay", reason, None)
+        through = await self._relay.whole(mount, route, route.sources[0], ask.method)
+        entity = Entity(route.media_type, "", size=through.head.length)
+        head = head_for(Ask(ask.repo, ask.path, ask.method), entity, relayed())
+        outcome.source = "remote"
+        if head.empty:
+            await through.body.aclose()
+            return Answer(head.status, head.headers, Nothing(), outcome)
+        return Answer(head.status, head.headers, Chunks(through.body, through.head.length), outcome)
+
+    async def _unstored(self, mount: Mount, route: Route, ask: Ask) -> Answer:
+        """Nothing can be kept (a full disk): verified bytes all the same, for this client alone."""
+        found = await self._find(route)
+        promise = route.promise or found.promise
+        if route.foreign and not vouched(promise):
+            raise StoreFull("the disk is full")
+
+        async def known() -> Promise | None:
+            if vouched(promise) or not route.teachers:
+                return promise
+            return await self._teachers.teach(mount, route)
+
+        self._tools.observer.increment("bypassed")
+        outcome = self._outcome(mount, route, ask, "relay", "the disk is full: passed through unstored", None)
+        through = await self._relay.held(mount, route, self._relay_url(route, promise), known)
+        row = begin_row(route, through.head, promise, ttl=None, now=self._tools.clock())
+        size = through.head.length
+        head = head_for(_without_range(ask), entity_of(row, route, size), relayed("store-full"))
+        outcome.source = "remote"
+        if head.empty:
+            await through.body.aclose()
+            return Answer(head.status, head.headers, Nothing(), outcome)
+        return Answer(head.status, head.headers, Chunks(through.body, size), outcome)
+
+    def _relay_url(self, route: Route, promise: Promise | None) -> str:
+        if route.foreign and promise is not None and promise.url:
+            return promise.url
+        return route.sources[0]
+
+    # --- bookkeeping ---
+
+    def _outcome(
+        self, mount: Mount, route: Route, ask: Ask, result: str, reason: str, entry: CacheEntry | None
+    ) -> Outcome:
+        return Outcome(
+            "request",
+            repo=mount.name,
+            provider=mount.provider.name,
+            kind=route.kind.value,
+            method=ask.method,
+            path=ask.path,
+            result=result,
+            reason=reason,
+            source="cache",
+            sha256=entry.ref.sha256 if entry and entry.ref else "",
+            purl=route.purl,
+            caller=ask.caller,
+            request_id=ask.request_id,
+        )
+
+    async def close(self) -> None:
+        for task in list(self._refreshes):
+            task.cancel()
+        if self._refreshes:
+            await asyncio.wait(list(self._refreshes))
+
+
+class _Once:
+    """Leaving a fill exactly once: here, or when the body that was handed out is closed."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave = leave
+        self._kept = False
+
+    def keep(self) -> Callable[[], None]:
+        self._kept = True
+        return self._leave
+
+    def unless_kept(self) -> None:
+        if not self._kept:
+            self._leave()
+
+
+def _local(mount: Mount, ask: Ask, reply: Reply) -> Answer:
+    headers = [*reply.headers, ("Content-Type", reply.media_type), ("Content-Length", str(len(reply.body)))]
+    if reply.status < 400:
+        headers.append(("X-Artifact-Source", "cache"))
+    outcome = Outcome(
+        "request",
+        repo=mount.name,
+        provider=mount.provider.name,
+        method=ask.method,
+        path=ask.path,
+        result="local",
+    )
+    outcome.caller, outcome.request_id = ask.caller, ask.request_id
+    body: Body = Nothing() if ask.method == "HEAD" else Bytes(reply.body)
+    return Answer(reply.status, headers, body, outcome)
+
+
+def _absence(route: Route, entry: CacheEntry) -> UpstreamAbsent:
+    return UpstreamAbsent(_lacks(route), status=entry.status if entry.status in (404, 410) else 404)
+
+
+def _lacks(route: Route) -> str:
+    return f"upstream has no {route.filename or route.key.path}"
+
+
+def _without_range(ask: Ask) -> Ask:
+    if "range" not in ask.headers:
+        return ask
+    kept = {name: value for name, value in ask.headers.items() if name != "range"}
+    return Ask(ask.repo, ask.path, ask.method, ask.query, kept, ask.base, ask.request_id, ask.caller)
+
+
+def _sent(head: Head, size: int) -> int:
+    if head.empty:
+        return 0
+    return head.span.size if head.span else size

@@ -1,0 +1,164 @@
+"""Bodies that pass through without being stored: relayed answers, cold ranges, a full disk.
+
+Each is closed by whoever holds the `Answer`, also when it was never iterated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import BrokenPromise, UpstreamAbsent, UpstreamBroken
+from artifactproxy.model import CacheEntry, Header, Kind, Promise, Reject, Route, Span, UpstreamHead
+from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
+from artifactproxy.rules.digests import Hasher, algorithms, check
+from artifactproxy.rules.freshness import admit
+from artifactproxy.rules.http import parse_content_range
+
+HEAD_REFUSED = (403, 405, 501)  # servers that know GET only
+
+
+class Passing:
+    """The chunks of an open upstream answer; closing it frees the connection."""
+
+    def __init__(self, stack: AsyncExitStack, chunks: AsyncIterator[bytes]) -> None:
+        self._stack = stack
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await anext(self._chunks)
+        except StopAsyncIteration:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@dataclass(slots=True)
+class Through:
+    """An upstream answer that is sent on as it comes."""
+
+    head: UpstreamHead
+    body: Passing
+
+
+class Relay:
+    """Opens upstream for one request and hands the body on."""
+
+    def __init__(self, upstream: Upstream, clock: Clock, hold_back: int) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._hold_back = hold_back
+
+    async def whole(self, mount: Mount, route: Route, url: str, method: str) -> Through:
+        """The answer to one request. Raises `UpstreamAbsent` for 404 and 410, and the fault of
+        the rules for anything else that is not a plain 200."""
+        request = UpstreamRequest(mount.name, url, method, route.headers, mount.policy.max_artifact_bytes)
+        reply, stack = await self._open(request)
+        head = reply.head
+        if head.status != 200:
+            await stack.aclose()
+            raise _refusal(mount, route, head, self._clock())
+        return Through(head, Passing(stack, reply.chunks()))
+
+    async def head(self, mount: Mount, route: Route, url: str) -> UpstreamHead:
+        """Upstream's head for this file, without its body (design: HEAD on a miss)."""
+        last = UpstreamRequest(mount.name, url, "HEAD", route.headers)
+        async with self._upstream.open(last) as reply:
+            if reply.head.status not in HEAD_REFUSED:
+                return reply.head
+        async with self._upstream.open(UpstreamRequest(mount.name, url, "GET", route.headers)) as reply:
+            return reply.head
+
+    async def part(
+        self, mount: Mount, route: Route, url: str, span: Span, entry: CacheEntry, total: int
+    ) -> Passing | None:
+        """Exactly this range of a body whose total and validator are known from a running fill;
+        None if upstream does not give it like that (RFC 9110 section 15.3.7)."""
+        wanted: Header = ("range", f"bytes={span.start}-{span.stop - 1}")
+        request = UpstreamRequest(mount.name, url, "GET", (*route.headers, wanted), span.size)
+        reply, stack = await self._open(request)
+        if not _is_part(reply.head, span, total, entry.validator_etag):
+            await stack.aclose()
+            return None
+        return Passing(stack, _exactly(reply.chunks(), span.size))
+
+    async def held(
+        self, mount: Mount, route: Route, url: str, promise: Callable[[], Awaitable[Promise | None]]
+    ) -> Through:
+        """A whole body that cannot be stored: still never complete before it is verified."""
+        request = UpstreamRequest(mount.name, url, "GET", route.headers, mount.policy.max_artifact_bytes)
+        reply, stack = await self._open(request)
+        known = await promise()
+        promised = known is not None and known.digest("sha256") is not None
+        admission = admit(route, reply.head, mount.policy, self._clock(), held=None, promised=promised)
+        if reply.head.status != 200 or isinstance(admission, Reject):
+            await stack.aclose()
+            raise _refusal(mount, route, reply.head, self._clock())
+        chunks = _verified(reply, known, self._hold_back)
+        return Through(reply.head, Passing(stack, chunks))
+
+    async def _open(self, request: UpstreamRequest) -> tuple[UpstreamReply, AsyncExitStack]:
+        stack = AsyncExitStack()
+        reply = await stack.enter_async_context(self._upstream.open(request))
+        return reply, stack
+
+
+def _refusal(mount: Mount, route: Route, head: UpstreamHead, now: float) -> Exception:
+    if head.status in (404, 410):
+        return UpstreamAbsent(f"upstream has no {route.filename or route.key.path}", status=head.status)
+    admission = admit(route, head, mount.policy, now, held=None, promised=False)
+    if isinstance(admission, Reject):
+        return admission.fault
+    return UpstreamBroken(f"upstream answered {head.status}", upstream_status=head.status)
+
+
+def _is_part(head: UpstreamHead, span: Span, total: int, etag: str) -> bool:
+    if head.status != 206 or head.headers.get("content-encoding"):
+        return False
+    parsed = parse_content_range(head.headers.get("content-range", ""))
+    if parsed is None or parsed[0] != span or parsed[1] not in (None, total):
+        return False
+    seen = head.headers.get("etag", "")
+    return not (etag and seen) or etag == seen
+
+
+async def _exactly(chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+    left = size
+    async for chunk in chunks:
+        left -= len(chunk)
+        if left < 0:
+            raise UpstreamBroken("upstream sent more than the part asked for", code="bad_206")
+        yield chunk
+    if left:
+        raise UpstreamBroken("upstream sent less than the part asked for", code="short_body")
+
+
+async def _verified(reply: UpstreamReply, promise: Promise | None, hold_back: int) -> AsyncIterator[bytes]:
+    """The bytes as they come, the last `hold_back` of them only once the whole is verified."""
+    hasher, kept, size = Hasher(algorithms(promise)), bytearray(), 0
+    async for chunk in reply.chunks():
+        hasher.update(chunk)
+        size += len(chunk)
+        kept += chunk
+        if len(kept) > hold_back:
+            ready = bytes(kept[: len(kept) - hold_back])
+            del kept[: len(kept) - hold_back]
+            yield ready
+    if reply.head.length is not None and size != reply.head.length:
+        raise BrokenPromise("fewer bytes came than were announced", code="short_body")
+    check(promise, size=size, digests=hasher.digests())
+    if kept:
+        yield bytes(kept)
+
+
+def relayable(kind: Kind, route: Route) -> bool:
+    """Whether a body may pass through unstored: not where it must be read or rendered first."""
+    return kind is Kind.ARTIFACT or not (route.rendered or route.teaches)

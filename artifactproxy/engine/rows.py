@@ -1,0 +1,70 @@
+"""The row that an upstream head begins: pure bookkeeping shared by fills and cold HEADs."""
+
+from __future__ import annotations
+
+from artifactproxy.model import CacheEntry, Promise, Route, UpstreamHead
+from artifactproxy.rules.digests import entity_tag
+from artifactproxy.rules.http import kept, strong
+
+
+def begin_row(
+    route: Route,
+    head: UpstreamHead,
+    promise: Promise | None,
+    *,
+    ttl: float | None,
+    now: float,
+    first_seen: float | None = None,
+    generation: int = 0,
+) -> CacheEntry:
+    """A row without its ref. Its entity tag is the promised sha256, else made from upstream's
+    strong tag, else empty until the bytes are known: the first answer and all later ones agree."""
+    seen = kept(head)
+    promised = promise.digest("sha256") if promise else None
+    etag = ""
+    if promised is not None:
+        etag = f'"{promised.hex}"'
+    elif strong(seen.etag):
+        etag = entity_tag(f"{head.url}\n{seen.etag}")
+    return CacheEntry(
+        key=route.key,
+        kind=route.kind,
+        ref=None,
+        media_type=route.media_type,
+        etag=etag,
+        last_modified=seen.last_modified,
+        validator_etag=seen.etag,
+        validator_modified=seen.last_modified,
+        cache_control=seen.cache_control,
+        source=head.url,
+        fetched_at=now,
+        checked_at=now,
+        ttl=ttl,
+        taught_by=promise.taught_by if promise else "",
+        released=promise.released if promise else None,
+        released_from=promise.released_from if promise else "",
+        purl=route.purl or (promise.purl if promise else ""),
+        first_seen=now if first_seen is None else first_seen,
+        last_used=now,
+        generation=generation,
+    )
+
+
+def absent_row(
+    route: Route, head: UpstreamHead, *, status: int, ttl: float, now: float, generation: int
+) -> CacheEntry:
+    """Upstream's own 404 or 410, to be remembered for `ttl` seconds."""
+    return CacheEntry(
+        key=route.key,
+        kind=route.kind,
+        ref=None,
+        status=status,
+        source=head.url,
+        fetched_at=now,
+        checked_at=now,
+        ttl=ttl,
+        purl=route.purl,
+        first_seen=now,
+        last_used=now,
+        generation=generation,
+    )

@@ -1,0 +1,378 @@
+"""A body that is written once and read by many while it grows.
+
+Small bodies stay in memory, larger ones go to a temp file through the hashing thread in batches.
+Readers see `released` bytes: all but the held tail until the owner has verified the whole
+(design: the tail). The spool neither verifies nor stores; that is `ingest` and `fills`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Protocol
+
+from artifactproxy import failpoints
+from artifactproxy.errors import Fault, StoreFull, StoreUnavailable
+from artifactproxy.model import Digest, Span
+
+READ_BYTES = 256 * 1024
+BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
+
+
+class Hashing(Protocol):
+    def update(self, data: bytes) -> None: ...
+    def digests(self) -> tuple[Digest, ...]: ...
+
+
+class TempSpace:
+    """Where temp files come from, and how many bytes they may hold together.
+
+    `free` tells the bytes that may still be used on the disk. Both raise `StoreFull`.
+    """
+
+    def __init__(self, new_path: Callable[[], Path], free: Callable[[], int], quota_bytes: int) -> None:
+        self.new_path = new_path
+        self._free = free
+        self._quota = quota_bytes
+        self.used = 0
+
+    def expect(self, size: int) -> None:
+        """Refuse a body that cannot fit before its first byte is asked for."""
+        if self.used + size > self._quota:
+            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+        if size > self._free():
+            raise StoreFull("the disk is too full to store this body")
+
+    def take(self, size: int) -> None:
+        self.used += size
+        if self.used > self._quota:
+            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
+def disk_fault(error: OSError) -> Fault:
+    """What a failed disk operation means to a client; the cause goes to the log only."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull("no space left for temporary files")
+    return StoreUnavailable("temporary files cannot be written", code="store_temp")
+
+
+class Spool:
+    """One growing body. Written by one task, in order; `length` None: not announced."""
+
+    def __init__(
+        self,
+        *,
+        length: int | None,
+        hold_back: int,
+        memory_bytes: int,
+        space: TempSpace,
+        executor: Executor | None,
+        new_hasher: Callable[[], Hashing],
+    ) -> None:
+        self.length = length
+        self.path: Path | None = None
+        self.received = 0  # taken from the source
+        self.written = 0  # hashed and readable by us
+        self.sealed = False
+        self.fault: Fault | None = None
+        self.readers = 0
+        self._hold_back = hold_back
+        self._memory_bytes = memory_bytes
+        self._space = space
+        self._executor = executor
+        self._new_hasher = new_hasher
+        self._hasher = new_hasher()
+        self._memory = bytearray()
+        self._fd = -1
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._batch: asyncio.Future[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._done = False
+        self._begun = False
+        self._half_passed = False
+        self._taken = 0  # bytes this spool has claimed of the temp space
+
+    # --- writing ---
+
+    async def write(self, chunk: bytes) -> None:
+        """Append. Pauses the source while the hashing thread is behind. Raises `StoreFull` or
+        `StoreUnavailable` when the temp file fails."""
+        self._raise_fault()
+        self.received += len(chunk)
+        if self._fd < 0:
+            if self.received <= self._memory_bytes:
+                self._hasher.update(chunk)
+                self._memory += chunk
+                self._grow(len(chunk))
+                return
+            self._spill()
+        self._take(len(chunk))
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        if self._batch is None:
+            self._start_batch()
+        while self._pending_bytes > BATCH_BYTES and self._batch is not None:
+            await self._settle()
+        self._raise_fault()
+
+    async def drain(self) -> None:
+        """Wait until everything received is hashed and readable."""
+        while self._batch is not None:
+            await self._settle()
+        self._raise_fault()
+
+    async def _settle(self) -> None:
+        batch = self._batch
+        if batch is not None:
+            await asyncio.wait((batch,))
+            # The done callback that publishes the batch runs in the loop's next round.
+            if self._batch is batch:
+                await asyncio.sleep(0)
+
+    def _spill(self) -> None:
+        try:
+            self.path = self._space.new_path()
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o600)
+            failpoints.hit("tmp.opened")
+            _write_all(self._fd, [bytes(self._memory)])
+        except OSError as error:
+            self._fail_disk(error)
+        self._take(len(self._memory))
+        self._memory = bytearray()
+
+    def _take(self, size: int) -> None:
+        self._taken += size
+        self._space.take(size)
+
+    def _give_back(self) -> None:
+        self._space.give_back(self._taken)
+        self._taken = 0
+
+    def _start_batch(self) -> None:
+        chunks, self._pending = self._pending, []
+        size, self._pending_bytes = self._pending_bytes, 0
+        if self._executor is None:
+            try:
+                self._hash_and_write(chunks)
+            except OSError as error:
+                self._fail_disk(error)
+            self._grow(size)
+            return
+        loop = asyncio.get_running_loop()
+        batch = loop.run_in_executor(self._executor, self._hash_and_write, chunks)
+        self._batch = batch
+        batch.add_done_callback(lambda done: self._batch_done(done, size))
+
+    def _hash_and_write(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._hasher.update(chunk)
+        _write_all(self._fd, chunks)
+
+    def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
+        self._batch = None
+        error = None if batch.cancelled() else batch.exception()
+        if isinstance(error, OSError):
+            self.fail(disk_fault(error))
+            return
+        self._grow(size)
+        if self._done:
+            self._release_file()
+        elif self._pending and self.fault is None:
+            self._start_batch()
+
+    def _grow(self, size: int) -> None:
+        self.written += size
+        if not self._half_passed and self.length and self.written * 2 >= self.length:
+            self._half_passed = True
+            try:
+                failpoints.hit("tmp.half")
+            except OSError as error:
+                self.fail(disk_fault(error))
+        self._wake()
+
+    def _fail_disk(self, error: OSError) -> None:
+        fault = disk_fault(error)
+        fault.__cause__ = error
+        self.fail(fault)
+        raise fault
+
+    def _raise_fault(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    # --- the owner's verdict ---
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """Of everything written so far; call after `drain`."""
+        return self._hasher.digests()
+
+    async def rehash(self, algorithms: Iterable[str]) -> tuple[Digest, ...]:
+        """Further digests of the whole body, read again in the hashing thread."""
+        hashers = [hashlib.new(name, usedforsecurity=False) for name in algorithms]
+
+        def read() -> None:
+            for start in range(0, self.written, READ_BYTES):
+                piece = self.peek(start, start + READ_BYTES)
+                for hasher in hashers:
+                    hasher.update(piece)
+
+        await asyncio.get_running_loop().run_in_executor(self._executor, read)
+        return tuple(Digest(hasher.name, hasher.hexdigest()) for hasher in hashers)
+
+    @property
+    def untouched(self) -> bool:
+        """True while no answer was begun from it: the body may still be replaced."""
+        return not self._begun
+
+    def restart(self, length: int | None) -> None:
+        """Throw away what came so far; only while `untouched` and after `drain`."""
+        if not self.untouched:
+            raise RuntimeError("an answer was already begun from this body")
+        self._drop_file()
+        self._memory = bytearray()
+        self._hasher = self._new_hasher()
+        self.received = self.written = 0
+        self.length = length
+        self._half_passed = False
+
+    def seal(self) -> None:
+        """Verified: the tail may leave."""
+        self.sealed = True
+        self._wake()
+
+    def fail(self, fault: Fault) -> None:
+        """Once for all: every reader gets this fault, none a clean end."""
+        if self.fault is None and not self.sealed:
+            self.fault = fault
+            self._pending.clear()
+            self._pending_bytes = 0
+        self._wake()
+
+    def finish(self) -> None:
+        """The owner is done: the file goes as soon as nobody reads it."""
+        self._done = True
+        self._release_file()
+
+    def moved(self) -> None:
+        """The store took over the file at `path`; our descriptor keeps serving readers."""
+        self._give_back()
+        self.path = None
+
+    def _release_file(self) -> None:
+        if self._done and self.readers == 0 and self._batch is None:
+            self._drop_file()
+
+    def _drop_file(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._give_back()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+
+    # --- reading ---
+
+    @property
+    def released(self) -> int:
+        """How many bytes may leave now."""
+        if self.sealed:
+            return self.written
+        total = self.length if self.length is not None else self.written
+        return max(0, min(self.written, total - self._hold_back))
+
+    def peek(self, start: int, stop: int) -> bytes:
+        """Bytes that are written, released or not; at most what is there."""
+        if self._fd < 0:
+            return bytes(self._memory[start:stop])
+        return os.pread(self._fd, min(stop, self.written) - start, start)
+
+    @property
+    def in_memory(self) -> bool:
+        return self._fd < 0
+
+    def reader(self, span: Span | None = None) -> SpoolReader:
+        self._begun = True
+        self.readers += 1
+        return SpoolReader(self, span)
+
+    async def presentable(self) -> None:
+        """Wait until a byte may leave or the outcome is known; raises the fault."""
+        while self.released == 0 and not self.sealed:
+            self._raise_fault()
+            await self.changed()
+        self._raise_fault()
+
+    async def changed(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def leave(self) -> None:
+        self.readers -= 1
+        self._release_file()
+
+
+class SpoolReader:
+    """One client's own offset; its speed touches nobody."""
+
+    def __init__(self, spool: Spool, span: Span | None) -> None:
+        self._spool = spool
+        self._offset = span.start if span else 0
+        self._stop = span.stop if span else None
+        self._open = True
+        self.on_close: Callable[[], None] | None = None
+
+    async def read(self) -> bytes:
+        """What may leave now, at most 256 KiB; b"" at the verified end; raises the fault."""
+        spool = self._spool
+        while True:
+            if spool.fault is not None:
+                raise spool.fault
+            limit = spool.released if self._stop is None else min(spool.released, self._stop)
+            if self._offset < limit:
+                chunk = spool.peek(self._offset, min(limit, self._offset + READ_BYTES))
+                if not chunk:
+                    raise StoreUnavailable("a temporary file is shorter than what was written to it")
+                self._offset += len(chunk)
+                return chunk
+            if spool.sealed:
+                return b""
+            await spool.changed()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._spool.leave()
+            if self.on_close is not None:
+                self.on_close()
+
+
+def _write_all(fd: int, chunks: list[bytes]) -> None:
+    """Write until all of it is written; a short write is not an error."""
+    views = [memoryview(chunk) for chunk in chunks if chunk]
+    while views:
+        count = os.writev(fd, views[:512])
+        while views and count >= len(views[0]):
+            count -= len(views.pop(0))
+        if count:
+            views[0] = views[0][count:]

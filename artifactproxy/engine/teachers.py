@@ -1,0 +1,88 @@
+"""Indexes read on behalf of an artifact: to learn its promise, or to make a sidecar of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import BinaryIO
+
+from artifactproxy.engine.fill import Opened, Plan, Tools
+from artifactproxy.engine.fills import FillTable
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import BlobMissing, StoreUnavailable
+from artifactproxy.model import Ask, Fetch, Kind, Promise, Reply, Revalidate, Route
+from artifactproxy.ports import LocalFile
+from artifactproxy.rules.freshness import decide
+
+
+class Teachers:
+    """Joins the fills of other routes of the same repository, like any other reader."""
+
+    def __init__(self, tools: Tools, fills: FillTable) -> None:
+        self._tools = tools
+        self._fills = fills
+
+    async def teach(self, mount: Mount, route: Route) -> Promise | None:
+        """The promise for `route` after reading the indexes that would make it; None if they do
+        not list it. Raises their fault when one cannot be read: cannot tell is not no."""
+        for path in route.teachers:
+            await self._read(mount, path)
+            found = await self._tools.index.find(route.key)
+            if found.promise is not None and found.promise.digests:
+                return found.promise
+        return None
+
+    async def _read(self, mount: Mount, path: str) -> None:
+        route = mount.provider.classify(Ask(mount.name, path))
+        if isinstance(route, Reply) or route.kind is not Kind.INDEX:
+            return
+        # The index is held but does not list the file: it may be older than the file.
+        ask = Ask(mount.name, path, headers={"cache-control": "no-cache"})
+        found = await self._tools.index.find(route.key)
+        decision = decide(found, route, ask, mount.policy, self._tools.clock())
+        if not isinstance(decision, Fetch | Revalidate):
+            return
+        held = decision.entry if isinstance(decision, Revalidate) else None
+        plan = Plan("read for a file that it should list", held, promise=found.promise)
+        fill, _ = self._fills.join(mount, route, plan)
+        try:
+            if isinstance(await asyncio.shield(fill.opened), Opened):
+                await asyncio.shield(fill.done)
+        finally:
+            fill.leave()
+
+    async def derive(self, mount: Mount, route: Route) -> bytes | None:
+        """The document of `route` out of the artifact it belongs to, fetched if need be."""
+        source = mount.provider.classify(Ask(mount.name, route.derived_from))
+        if isinstance(source, Reply):
+            return None
+        file = await self._artifact(mount, source)
+        if file is None:
+            return None
+        with file:
+            return await asyncio.to_thread(mount.provider.derive, route, file)
+
+    async def _artifact(self, mount: Mount, route: Route) -> BinaryIO | None:
+        found = await self._tools.index.find(route.key)
+        if found.entry is not None and found.entry.ref is not None:
+            try:
+                local = await self._tools.store.locate(found.entry.ref)
+                if isinstance(local, LocalFile):
+                    return os.fdopen(local.fd, "rb")
+            except BlobMissing:
+                await self._tools.ledger.forget_blob(found.entry.ref.sha256)
+        plan = Plan("fetched for its metadata", promise=found.promise)
+        fill, _ = self._fills.join(mount, route, plan)
+        try:
+            if not isinstance(await asyncio.shield(fill.opened), Opened):
+                return None
+            entry = await asyncio.shield(fill.done)
+            await asyncio.wait((fill.ended,))
+            if entry.ref is None:
+                return None
+            local = await self._tools.store.locate(entry.ref)
+            return os.fdopen(local.fd, "rb") if isinstance(local, LocalFile) else None
+        except BlobMissing as error:
+            raise StoreUnavailable("the file was not kept, so nothing can be read from it") from error
+        finally:
+            fill.leave()

@@ -1,0 +1,333 @@
+"""Bringing one body in: sources in order, retries before the first byte, resumes after it.
+
+Reads upstream and writes a spool; decides nothing about storing or verifying. After a break the
+rest is asked for by `Range` (with `If-Range` unless the final digest is known) and every 206 is
+checked (RFC 9110 sections 13.1.5, 14.4, 15.3.7). A body nobody has read from yet may start over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.spool import Spool
+from artifactproxy.errors import (
+    BrokenPromise,
+    Fault,
+    TooLarge,
+    UpstreamBlocked,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamFault,
+    UpstreamSlow,
+    UpstreamUnreachable,
+)
+from artifactproxy.model import (
+    Absent,
+    Admission,
+    Bypass,
+    CacheEntry,
+    Header,
+    Keep,
+    Kind,
+    Promise,
+    Refresh,
+    Reject,
+    Route,
+    UpstreamHead,
+)
+from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
+from artifactproxy.rules.decode import Decoder
+from artifactproxy.rules.freshness import admit
+from artifactproxy.rules.http import parse_content_range, strong
+from artifactproxy.rules.retry import backoff
+
+QUICK_TRIES = 2  # for an upstream that cannot be reached at all
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """How the conversation ended: the head that counted and what it was admitted as."""
+
+    head: UpstreamHead
+    admission: Keep | Bypass | Refresh | Absent
+
+
+class _RejectedError(Exception):
+    """An upstream head that was refused; `retry` as the rules said."""
+
+    def __init__(self, fault: Fault, *, retry: bool) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+        self.retry = retry
+
+
+class Transfer:
+    """One body from upstream. `on_open` makes the spool once the head is admitted; `promise`
+    waits for the teachers; `held` is the entry whose validators are sent (None: none)."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        mount: Mount,
+        route: Route,
+        *,
+        held: CacheEntry | None,
+        known: Promise | None,
+        promise: Callable[[], Awaitable[Promise | None]],
+        on_open: Callable[[UpstreamHead, Keep | Bypass], Spool],
+        clock: Clock,
+        decoded_ratio: int,
+    ) -> None:
+        self._upstream = upstream
+        self._mount = mount
+        self._route = route
+        self._held = held
+        self._known = known
+        self._promise = promise
+        self._on_open = on_open
+        self._clock = clock
+        self._ratio = decoded_ratio
+        self._spool: Spool | None = None
+        self._no_cache = False
+        self._kept: Keep | Bypass = Keep(None)
+        self.resumes = 0
+        self.upstream_status = 0
+        self.source = ""
+
+    async def run(self, *, no_cache: bool = False) -> Landed:
+        """Until a body is whole, or there is none to have. Raises the last `UpstreamFault`, or
+        the spool's fault. `no_cache` asks caches on the way to step aside (RFC 9111 5.2.1.4)."""
+        self._no_cache = no_cache
+        sources = self._sources()
+        last: Fault = UpstreamUnreachable("this repository has no upstream for that path")
+        for number, source in enumerate(sources):
+            final = number == len(sources) - 1
+            for attempt in range(self._mount.limits.retries + 1):
+                try:
+                    return await self._try(source, final=final)
+                except _RejectedError as rejected:
+                    last, again = rejected.fault, rejected.retry
+                except (UpstreamUnreachable, UpstreamSlow, UpstreamBusy, UpstreamBroken) as fault:
+                    if self._spool is not None:
+                        raise
+                    last, again = fault, _quick(fault, attempt)
+                if not again or attempt == self._mount.limits.retries:
+                    break
+                await asyncio.sleep(backoff(attempt, self._mount.limits.retry_base, random.random()))  # noqa: S311 - jitter
+            if not _other_upstream_may_help(last):
+                break
+        raise last
+
+    def _sources(self) -> tuple[str, ...]:
+        known = self._known
+        if self._route.foreign and known is not None and known.url:
+            return (known.url,)
+        return self._route.sources
+
+    # --- one conversation ---
+
+    async def _try(self, source: str, *, final: bool) -> Landed:
+        self.source = source
+        headers = [*self._route.headers, *self._validators(source)]
+        if self._no_cache:
+            headers.append(("cache-control", "no-cache"))
+        broken: Fault
+        async with self._upstream.open(self._request(source, headers)) as reply:
+            self.upstream_status = reply.head.status
+            admission = await self._admit(reply.head)
+            if isinstance(admission, Absent) and not final and self._route.kind is Kind.ARTIFACT:
+                raise _RejectedError(
+                    UpstreamFault("upstream does not have it", upstream_status=admission.status), retry=False
+                )
+            if isinstance(admission, Refresh | Absent):
+                return Landed(reply.head, admission)
+            spool = self._spool = self._on_open(reply.head, admission)
+            landed, self._kept = Landed(reply.head, admission), admission
+            try:
+                await self._pump(reply, spool)
+                return landed
+            except (UpstreamBroken, UpstreamSlow) as fault:
+                if isinstance(fault, TooLarge):
+                    raise
+                broken = fault
+        await self._resume(landed, spool, broken)
+        return landed
+
+    async def _admit(self, head: UpstreamHead) -> Keep | Bypass | Refresh | Absent:
+        if not head.framed or head.headers.get("content-encoding"):
+            self._known = await self._promise()
+        known = self._known
+        promised = known is not None and known.digest("sha256") is not None
+        admission: Admission = admit(
+            self._route, head, self._mount.policy, self._clock(), held=self._held, promised=promised
+        )
+        if isinstance(admission, Reject):
+            if self._held is not None and head.status == 304:
+                # A 304 for something we no longer hold: ask again without conditions.
+                self._held = None
+            raise _RejectedError(admission.fault, retry=admission.retry)
+        return admission
+
+    def _validators(self, source: str) -> list[Header]:
+        held = self._held
+        if held is None or held.ref is None or _origin(held.source) != _origin(source):
+            return []
+        headers: list[Header] = []
+        if held.validator_etag:
+            headers.append(("if-none-match", held.validator_etag))
+        if held.validator_modified:
+            headers.append(("if-modified-since", held.validator_modified))
+        return headers
+
+    def _request(self, url: str, headers: list[Header]) -> UpstreamRequest:
+        return UpstreamRequest(
+            remote=self._mount.name, url=url, headers=tuple(headers), max_bytes=self._max_bytes()
+        )
+
+    def _max_bytes(self) -> int:
+        policy, route = self._mount.policy, self._route
+        limit = policy.max_artifact_bytes if route.kind is Kind.ARTIFACT else policy.max_index_bytes
+        if route.max_bytes is not None:
+            limit = min(limit, route.max_bytes)
+        if self._known is not None and self._known.size is not None:
+            limit = min(limit, self._known.size)
+        return limit
+
+    async def _pump(self, reply: UpstreamReply, spool: Spool) -> None:
+        coding = _coding(reply.head) if self._route.kind is Kind.INDEX else ""
+        if not coding:
+            async for chunk in reply.chunks():
+                await spool.write(chunk)
+        else:
+            decoder = Decoder(coding, max_bytes=self._max_bytes(), max_ratio=self._ratio)
+            async for chunk in reply.chunks():
+                for piece in decoder.feed(chunk):
+                    await spool.write(piece)
+            await spool.write(decoder.finish())
+        await spool.drain()
+
+    # --- after a break ---
+
+    async def _resume(self, landed: Landed, spool: Spool, broken: Fault) -> None:
+        sources = self._resume_sources()
+        for number in range(self._mount.limits.resumes):
+            self.resumes += 1
+            await spool.drain()
+            await asyncio.sleep(backoff(number, self._mount.limits.retry_base, random.random()))  # noqa: S311 - jitter
+            source = sources[number % len(sources)]
+            try:
+                if await self._continue(source, landed, spool):
+                    return
+            except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, UpstreamBusy) as fault:
+                if isinstance(fault, BrokenPromise | TooLarge | UpstreamBlocked):
+                    raise
+                broken = fault
+        raise broken
+
+    def _resume_sources(self) -> tuple[str, ...]:
+        """Other upstreams may continue only where the final digest will tell."""
+        if self._known is None or self._known.digest("sha256") is None:
+            return (self.source,)
+        rest = tuple(s for s in self._sources() if s != self.source)
+        return (self.source, *rest)
+
+    async def _continue(self, source: str, landed: Landed, spool: Spool) -> bool:
+        """One attempt to get the rest; True when the body is whole."""
+        promised = self._known is not None and self._known.digest("sha256") is not None
+        tag = landed.head.headers.get("etag", "")
+        resumable = not _coding(landed.head) and (promised or strong(tag))
+        headers = [*self._route.headers]
+        if resumable and spool.received:
+            headers.append(("range", f"bytes={spool.received}-"))
+            if strong(tag) and source == self.source:
+                headers.append(("if-range", tag))
+        elif not spool.untouched:
+            raise UpstreamBroken("upstream broke off and gave no way to continue", code="short_body")
+        async with self._upstream.open(self._request(source, headers)) as reply:
+            self.upstream_status = reply.head.status
+            if reply.head.status == 206:
+                _check_continuation(reply.head, spool)
+                await self._pump_limited(reply, spool)
+            elif reply.head.status == 200:
+                await self._from_zero(reply, landed, spool)
+            else:
+                raise UpstreamBroken(
+                    f"upstream answered {reply.head.status} to a request to continue",
+                    code="short_body",
+                    upstream_status=reply.head.status,
+                )
+        return True
+
+    async def _pump_limited(self, reply: UpstreamReply, spool: Spool) -> None:
+        limit = self._max_bytes()
+        async for chunk in reply.chunks():
+            await spool.write(chunk)
+            if spool.received > limit:
+                raise TooLarge("the continued body is longer than it may be", code="overlong")
+        await spool.drain()
+
+    async def _from_zero(self, reply: UpstreamReply, landed: Landed, spool: Spool) -> None:
+        """A whole body came again: start over if nobody read, else it must repeat what was sent."""
+        if spool.untouched:
+            if _coding(reply.head) != _coding(landed.head):
+                raise UpstreamBroken("upstream changed the content coding", code="changed_mid_range")
+            await self._pump(reply, self._on_open(reply.head, self._kept))
+            return
+        if spool.length is not None and reply.head.length not in (None, spool.length):
+            raise BrokenPromise("upstream changed the file while it was read", code="changed_mid_range")
+        await self._repeat(reply, spool)
+
+    async def _repeat(self, reply: UpstreamReply, spool: Spool) -> None:
+        seen, prefix = 0, spool.received
+        async for chunk in reply.chunks():
+            overlap = min(len(chunk), max(0, prefix - seen))
+            if overlap and spool.peek(seen, seen + overlap) != chunk[:overlap]:
+                raise BrokenPromise("upstream changed the file while it was read", code="changed_mid_range")
+            seen += len(chunk)
+            if overlap < len(chunk):
+                await spool.write(chunk[overlap:])
+        if seen < prefix:
+            raise UpstreamBroken("the repeated body is shorter than before", code="short_body")
+        await spool.drain()
+
+
+def _check_continuation(head: UpstreamHead, spool: Spool) -> None:
+    """RFC 9110 section 15.3.7: the part must be the one that was asked for."""
+    parsed = parse_content_range(head.headers.get("content-range", ""))
+    if parsed is None:
+        raise UpstreamBroken("upstream sent a part without a usable Content-Range", code="bad_206")
+    span, total = parsed
+    wrong_total = spool.length is not None and total is not None and total != spool.length
+    wrong_end = spool.length is not None and span.stop != spool.length
+    if span.start != spool.received or wrong_total or wrong_end:
+        raise UpstreamBroken("upstream sent another part than the one asked for", code="bad_206")
+    if head.headers.get("content-encoding"):
+        raise UpstreamBroken("upstream encoded a part", code="bad_206")
+
+
+def _quick(fault: Fault, attempt: int) -> bool:
+    """Whether the same upstream deserves another try at once after a failure of transport."""
+    if isinstance(fault, UpstreamSlow | UpstreamBusy | TooLarge):
+        return False
+    if isinstance(fault, UpstreamUnreachable):
+        return fault.retry_after is None and attempt + 1 < QUICK_TRIES
+    return isinstance(fault, UpstreamBroken) and fault.code not in ("tls", "bad_head", "bad_framing")
+
+
+def _other_upstream_may_help(fault: Fault) -> bool:
+    return isinstance(fault, UpstreamFault) and not isinstance(fault, UpstreamBlocked | BrokenPromise)
+
+
+def _coding(head: UpstreamHead) -> str:
+    coding = head.headers.get("content-encoding", "").strip().lower()
+    return "" if coding == "identity" else coding
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,151 @@
+"""Every SQL text once. Parameters are written `?1`; PostgreSQL wants them as `$1`."""
+
+# ruff: noqa: S608 - every part of these texts is a constant of this file, values are always bound
+
+from __future__ import annotations
+
+_KEY = "repo = ?1 AND path = ?2 AND variant = ?3"
+
+ENTRY_COLUMNS = (
+    "repo", "path", "variant", "kind", "sha256", "size", "status", "media_type", "etag",
+    "last_modified", "validator_etag", "validator_modified", "cache_control", "source",
+    "fetched_at", "checked_at", "ttl", "verified_by", "taught_by", "released", "released_from",
+    "purl", "first_seen", "last_used", "generation",
+)  # fmt: skip
+PROMISE_COLUMNS = (
+    "repo", "path", "variant", "digests", "size", "url", "taught_by", "released",
+    "released_from", "purl",
+)  # fmt: skip
+
+
+def _columns(names: tuple[str, ...], table: str) -> str:
+    return ", ".join(f"{table}.{name}" for name in names)
+
+
+def _marks(names: tuple[str, ...]) -> str:
+    return ", ".join(f"?{number}" for number in range(1, len(names) + 1))
+
+
+def _updates(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} = excluded.{name}" for name in names[3:])
+
+
+_NAMED = (
+    "(EXISTS (SELECT 1 FROM entries e WHERE e.sha256 = b.sha256)"
+    " OR EXISTS (SELECT 1 FROM superseded s WHERE s.sha256 = b.sha256))"
+)
+
+# --- while serving --------------------------------------------------------------------------
+
+FIND = (
+    f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, {_columns(PROMISE_COLUMNS[3:], 'p')}"
+    " FROM (SELECT ?1 AS repo, ?2 AS path, ?3 AS variant) k"
+    " LEFT JOIN entries e ON e.repo = k.repo AND e.path = k.path AND e.variant = k.variant"
+    " LEFT JOIN promises p ON p.repo = k.repo AND p.path = k.path AND p.variant = k.variant"
+)
+HELD = f"SELECT kind, sha256, fetched_at FROM entries WHERE {_KEY}"
+RECORD = (
+    f"INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}) VALUES ({_marks(ENTRY_COLUMNS)})"
+    f" ON CONFLICT (repo, path, variant) DO UPDATE SET {_updates(ENTRY_COLUMNS)}"
+    " WHERE excluded.generation >= entries.generation"
+)
+WANT_BLOB = (
+    "INSERT INTO blobs (sha256, size, added_at) VALUES (?1, ?2, ?3)"
+    " ON CONFLICT (sha256) DO UPDATE SET size = excluded.size, doomed_at = NULL"
+)
+SUPERSEDE = (
+    "INSERT INTO superseded (repo, path, variant, sha256, fetched_at, replaced_at)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (repo, path, variant, sha256)"
+    " DO UPDATE SET fetched_at = excluded.fetched_at, replaced_at = excluded.replaced_at"
+)
+PROMISED = (
+    f"SELECT {_columns(PROMISE_COLUMNS[3:], 'p')}, e.kind, e.sha256"
+    " FROM (SELECT ?1 AS repo, ?2 AS path, ?3 AS variant) k"
+    " LEFT JOIN promises p ON p.repo = k.repo AND p.path = k.path AND p.variant = k.variant"
+    " LEFT JOIN entries e ON e.repo = k.repo AND e.path = k.path AND e.variant = k.variant"
+)
+LEARN = (
+    f"INSERT INTO promises ({', '.join(PROMISE_COLUMNS)}) VALUES ({_marks(PROMISE_COLUMNS)})"
+    f" ON CONFLICT (repo, path, variant) DO UPDATE SET {_updates(PROMISE_COLUMNS)}"
+)
+TOUCH = f"UPDATE entries SET last_used = ?4 WHERE {_KEY} AND last_used < ?4"
+COUNT = (
+    "INSERT INTO uses (hour, caller, repo, purl, sha256, requests, bytes)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (hour, caller, repo, purl, sha256)"
+    " DO UPDATE SET requests = uses.requests + excluded.requests, bytes = uses.bytes + excluded.bytes"
+)
+RESERVE = "UPDATE counters SET value = value + ?1 WHERE name = 'generation' RETURNING value"
+
+# --- for the janitor ------------------------------------------------------------------------
+
+COLDEST = (
+    "SELECT e.sha256, e.size, e.last_used FROM entries e"
+    " WHERE e.sha256 IS NOT NULL AND e.last_used < ?1"
+    " AND NOT EXISTS (SELECT 1 FROM entries o WHERE o.sha256 = e.sha256"
+    " AND (o.last_used > e.last_used OR (o.last_used = e.last_used AND o.id > e.id)))"
+    " AND NOT EXISTS (SELECT 1 FROM entries l JOIN locals ON locals.repo = l.repo"
+    " WHERE l.sha256 = e.sha256)"
+    " ORDER BY e.last_used LIMIT ?2"
+)
+_ENTRIES = (
+    f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, e.repo, e.path, e.variant FROM entries e WHERE e.repo = ?1"
+)
+ENTRIES_OF_PATH = f"{_ENTRIES} AND e.path = ?3 ORDER BY e.variant LIMIT ?2"
+ENTRIES_BELOW = (
+    f"{_ENTRIES} AND e.path >= ?3 AND (CAST(?4 AS TEXT) IS NULL OR e.path < ?4)"
+    " ORDER BY e.path, e.variant LIMIT ?2"
+)
+ENTRIES_OF_PACKAGE = (
+    f"{_ENTRIES} AND e.purl <> '' AND (e.purl = ?3 OR (e.purl >= ?4 AND e.purl < ?5)"
+    " OR (e.purl >= ?6 AND e.purl < ?7)) ORDER BY e.path, e.variant LIMIT ?2"
+)
+REF_OF = f"SELECT sha256, size FROM entries WHERE {_KEY}"
+FORGET = f"DELETE FROM entries WHERE {_KEY}"
+FORGET_TAUGHT = "DELETE FROM promises WHERE repo = ?1 AND taught_by = ?2"
+KEYS_OF_BLOB = "SELECT repo, path, variant FROM entries WHERE sha256 = ?1"
+FORGET_BLOB = "DELETE FROM entries WHERE sha256 = ?1"
+FORGET_OLD_BLOB = "DELETE FROM superseded WHERE sha256 = ?1"
+DOOM = (
+    "INSERT INTO blobs (sha256, size, added_at, doomed_at)"
+    " SELECT b.sha256, 0, ?2, ?2 FROM (SELECT ?1 AS sha256) b WHERE NOT " + _NAMED + " ON CONFLICT (sha256)"
+    " DO UPDATE SET doomed_at = excluded.doomed_at WHERE blobs.doomed_at IS NULL RETURNING sha256"
+)
+CONDEMNED = (
+    "SELECT b.sha256, b.size FROM blobs b WHERE b.doomed_at <= ?1 AND NOT "
+    + _NAMED
+    + " ORDER BY b.doomed_at LIMIT ?2"
+)
+BURY = "DELETE FROM blobs AS b WHERE b.sha256 = ?1 AND b.doomed_at IS NOT NULL AND NOT " + _NAMED
+KNOWN = (
+    "SELECT 1 FROM (SELECT ?1 AS sha256) b WHERE " + _NAMED + " OR EXISTS"
+    " (SELECT 1 FROM blobs d WHERE d.sha256 = b.sha256 AND d.doomed_at IS NOT NULL)"
+)
+EXPIRE_ABSENCES = (
+    "DELETE FROM entries WHERE id IN (SELECT id FROM entries"
+    " WHERE sha256 IS NULL AND checked_at + ttl < ?1 LIMIT ?2)"
+)
+COUNT_ABSENCES = "SELECT count(*) FROM entries WHERE sha256 IS NULL"
+DROP_ABSENCES = (
+    "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE sha256 IS NULL"
+    " ORDER BY last_used, id LIMIT ?1)"
+)
+EXPIRED_BODIES = (
+    "SELECT repo, path, variant, sha256 FROM superseded WHERE replaced_at < ?1 ORDER BY replaced_at LIMIT ?2"
+)
+DROP_BODY = f"DELETE FROM superseded WHERE {_KEY} AND sha256 = ?4"
+EXPIRE_USES = (
+    "DELETE FROM uses WHERE (hour, caller, repo, purl, sha256) IN"
+    " (SELECT hour, caller, repo, purl, sha256 FROM uses WHERE hour < ?1 LIMIT ?2)"
+)
+TOTAL_BLOBS = "SELECT count(*), coalesce(sum(size), 0) FROM blobs"
+TOTAL_PROMISES = "SELECT count(*) FROM promises"
+TOTAL_BY_REPO = (
+    "SELECT repo, count(*), coalesce(sum(size), 0), sum(CASE WHEN sha256 IS NULL THEN 1 ELSE 0 END)"
+    " FROM entries GROUP BY repo ORDER BY repo"
+)
+
+# --- life -----------------------------------------------------------------------------------
+
+ADD_LOCAL = "INSERT INTO locals (repo) VALUES (?1) ON CONFLICT (repo) DO NOTHING"
+READ_CLEAN = "SELECT value FROM counters WHERE name = 'clean'"
+MARK_CLEAN = "UPDATE counters SET value = ?1 WHERE name = 'clean'"

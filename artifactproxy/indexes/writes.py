@@ -1,0 +1,138 @@
+"""The writes as functions of a connection inside a transaction that somebody else commits."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from artifactproxy.indexes import statements as sql
+from artifactproxy.indexes.faults import UNFIT
+from artifactproxy.indexes.rows import entry_row, key_row, promise_of, promise_row
+from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Kind, Promise
+from artifactproxy.ports import Use
+
+_INDEX = Kind.INDEX.value
+_ARTIFACT = Kind.ARTIFACT.value
+
+
+def write_entry(db: sqlite3.Connection, entry: CacheEntry, now: float) -> bool:
+    """I3, I10 and I11 in one transaction."""
+    key = key_row(entry.key)
+    held = db.execute(sql.HELD, key).fetchone()
+    if db.execute(sql.RECORD, entry_row(entry)).rowcount != 1:
+        return False
+    if entry.ref:
+        db.execute(sql.WANT_BLOB, (entry.ref.sha256, entry.ref.size, now))
+    if held is None:
+        return True
+    kind, sha256, fetched_at = held
+    if sha256 is None or (entry.ref and entry.ref.sha256 == sha256):
+        return True
+    if kind == _INDEX:
+        db.execute(sql.SUPERSEDE, (*key, sha256, fetched_at, now))
+    else:
+        doom_blobs(db, [sha256], now)
+    return True
+
+
+def write_promises(db: sqlite3.Connection, promises: Sequence[Promise]) -> list[Promise]:
+    """Returns those refused because they contradict what is stored (I5)."""
+    refused = []
+    for promise in promises:
+        # Names and sizes come from documents of others: nonsense promises nothing.
+        with suppress(*UNFIT):
+            if not _write_promise(db, promise):
+                refused.append(promise)
+    return refused
+
+
+def _write_promise(db: sqlite3.Connection, promise: Promise) -> bool:
+    row = promise_row(promise)
+    *known, kind, sha256 = db.execute(sql.PROMISED, row[:3]).fetchone()
+    if tuple(known) == row[3:]:
+        return True
+    old = None if known[0] is None else promise_of(promise.key, known)
+    if kind == _ARTIFACT and sha256 is not None and _contradicts(promise, old, sha256):
+        return False
+    db.execute(sql.LEARN, row)
+    return True
+
+
+def _contradicts(promise: Promise, old: Promise | None, stored_sha256: str) -> bool:
+    new = promise.digest("sha256")
+    if new:
+        return new.hex != stored_sha256
+    # npm promises sha512 only: then the promise under which the bytes were stored decides.
+    return any(
+        digest.hex != before.hex
+        for digest in promise.digests
+        if old and (before := old.digest(digest.algorithm))
+    )
+
+
+def touch_entries(db: sqlite3.Connection, keys: Iterable[ArtifactKey], at: float) -> None:
+    db.executemany(sql.TOUCH, [(*key_row(key), at) for key in keys])
+
+
+def count_uses(db: sqlite3.Connection, uses: Iterable[Use]) -> None:
+    rows = [(use.hour, use.caller, use.repo, use.purl, use.sha256, use.requests, use.bytes) for use in uses]
+    db.executemany(sql.COUNT, rows)
+
+
+def reserve(db: sqlite3.Connection, block: int) -> int:
+    """The last number of a block of generations that nobody has been given."""
+    (last,) = db.execute(sql.RESERVE, (block,)).fetchone()
+    return int(last)
+
+
+def forget_entries(db: sqlite3.Connection, keys: Sequence[ArtifactKey], *, promises: bool) -> list[BlobRef]:
+    refs: dict[BlobRef, None] = {}
+    for key in keys:
+        row = db.execute(sql.REF_OF, key_row(key)).fetchone()
+        if row and row[0] is not None:
+            refs[BlobRef(*row)] = None
+        db.execute(sql.FORGET, key_row(key))
+        if promises:
+            db.execute(sql.FORGET_TAUGHT, (key.repo, key.path))
+    return list(refs)
+
+
+def forget_blob(db: sqlite3.Connection, sha256: str) -> list[ArtifactKey]:
+    keys = [ArtifactKey(*row) for row in db.execute(sql.KEYS_OF_BLOB, (sha256,))]
+    db.execute(sql.FORGET_BLOB, (sha256,))
+    db.execute(sql.FORGET_OLD_BLOB, (sha256,))
+    return keys
+
+
+def doom_blobs(db: sqlite3.Connection, sha256s: Sequence[str], at: float) -> list[str]:
+    """A blob the index never knew (its writer died before the row) is doomed with size 0."""
+    return [sha256 for sha256 in sha256s if db.execute(sql.DOOM, (sha256, at)).fetchone()]
+
+
+def bury_blobs(db: sqlite3.Connection, sha256s: Sequence[str]) -> None:
+    db.executemany(sql.BURY, [(sha256,) for sha256 in sha256s])
+
+
+def expire_absences(db: sqlite3.Connection, now: float, limit: int) -> int:
+    return db.execute(sql.EXPIRE_ABSENCES, (now, limit)).rowcount
+
+
+def bound_absences(db: sqlite3.Connection, most: int, limit: int) -> int:
+    """Drop the least recently used absences beyond `most`."""
+    (count,) = db.execute(sql.COUNT_ABSENCES).fetchone()
+    if count <= most:
+        return 0
+    return db.execute(sql.DROP_ABSENCES, (min(limit, count - most),)).rowcount
+
+
+def expire_bodies(db: sqlite3.Connection, before: float, now: float, limit: int) -> int:
+    """Superseded bodies past keeping; a blob that nothing names any more is doomed at once."""
+    rows = db.execute(sql.EXPIRED_BODIES, (before, limit)).fetchall()
+    db.executemany(sql.DROP_BODY, rows)
+    doom_blobs(db, [row[3] for row in rows], now)
+    return len(rows)
+
+
+def expire_uses(db: sqlite3.Connection, before: float, limit: int) -> int:
+    return db.execute(sql.EXPIRE_USES, (before, limit)).rowcount

@@ -1,0 +1,194 @@
+"""The log: one JSON object a line, one line a request and a fill, one for everything that is wrong.
+
+Lines are formatted at once and written in batches. A log that cannot be written is dropped and
+counted; it never stops the program and hardly ever makes it wait. No secret can enter: fields come
+from `Outcome`, and addresses lose their user information and query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import stat
+import time
+from collections.abc import Callable
+from json.encoder import encode_basestring_ascii
+from typing import cast
+
+from artifactproxy.ports import Outcome
+
+_TEXTS = (
+    "repo", "provider", "kind", "method", "path", "result", "reason", "source", "error", "cause",
+    "sha256", "purl", "caller", "request_id", "fill_id", "upstream_url",
+)  # fmt: skip
+_NUMBERS = ("status", "upstream_status", "bytes", "resumes", "readers")
+_SECONDS = ("first_byte_seconds", "seconds")
+_FACT_LIMIT = 8192
+_PIPE_WRITE = 4096  # POSIX: a pipe that polls writable takes this much without blocking
+_BACKLOG_BYTES = 4 * 1024 * 1024
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'@]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?")
+
+_quote = cast("Callable[[str], str]", encode_basestring_ascii)
+
+
+def without_secrets(text: str) -> str:
+    """`text` with every address in it cut down to scheme, host and path."""
+    if "://" not in text:
+        return text
+    return _URL.sub(lambda m: f"{m[1]}{m[2]}{'?...' if m[3] else ''}", text)
+
+
+def quoted(text: str) -> str:
+    """A JSON string in ASCII, without any control character."""
+    if len(text) > _FACT_LIMIT:
+        text = f"{text[:_FACT_LIMIT]}..."
+    return _quote(without_secrets(text)).replace("\x7f", "\\u007f")
+
+
+class JsonLog:
+    """Writes to the file descriptor `fd`, at most `every` seconds or `size` bytes late.
+
+    `dropped` counts lines lost to a full disk, a closed pipe or a reader that does not keep up.
+    """
+
+    def __init__(
+        self,
+        fd: int = 2,
+        *,
+        every: float = 0.1,
+        size: int = 64 * 1024,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._every = every
+        self._size = size
+        self._clock = clock
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._second = (0, "")
+        self._is_file = _is_regular(fd)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """One line; empty fields are left out."""
+        parts = [self._start(outcome.what)]
+        for name in _TEXTS:
+            text = getattr(outcome, name)
+            if text:
+                value = text.partition("?")[0] if name == "path" else text
+                parts.append(f',"{name}":{quoted(value)}')
+        for name in _NUMBERS:
+            number = getattr(outcome, name)
+            if number:
+                parts.append(f',"{name}":{number}')
+        for name in _SECONDS:
+            parts.append(f',"{name}":{getattr(outcome, name):.6f}')
+        parts.extend(_facts(outcome.extra))
+        self._add("".join(parts) + "}\n")
+
+    def warning(self, event: str, **facts: str | float) -> None:
+        self._add("".join([self._start("warning"), f',"warning":{quoted(event)}', *_facts(facts), "}\n"]))
+
+    def flush(self) -> None:
+        """Write what is waiting, as far as it can be written without waiting."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._lines, self._bytes = self._lines, [], 0
+        rest = self._write(b"".join(lines))
+        if rest:
+            self._keep(rest)
+
+    def close(self) -> None:
+        """Flush; what still cannot be written is dropped."""
+        self.flush()
+        self._drop()
+
+    def _start(self, event: str) -> str:
+        now = self._clock()
+        second = int(now)
+        if self._second[0] != second:
+            self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
+        return f'{{"time":"{self._second[1]}.{int((now - second) * 1000):03d}Z","event":{quoted(event)}'
+
+    def _add(self, line: str) -> None:
+        if self._bytes > _BACKLOG_BYTES:
+            self.dropped += 1
+            return
+        self._lines.append(line.encode("ascii"))
+        self._bytes += len(line)
+        if self._bytes >= self._size:
+            self.flush()
+        elif self._timer is None:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        try:
+            self._timer = asyncio.get_running_loop().call_later(self._every, self.flush)
+        except RuntimeError:  # no loop: start, shutdown or a command
+            self.flush()
+
+    def _keep(self, rest: bytes) -> None:
+        """A reader that is merely slow gets its lines later."""
+        self._lines.insert(0, rest)
+        self._bytes += len(rest)
+        if self._bytes > _BACKLOG_BYTES:
+            self._drop()
+        elif self._timer is None:
+            try:
+                self._timer = asyncio.get_running_loop().call_later(self._every, self.flush)
+            except RuntimeError:
+                self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += sum(lines.count(b"\n") for lines in self._lines)
+        self._lines, self._bytes = [], 0
+
+    def _write(self, text: bytes) -> bytes:
+        """Returns what would have had to wait."""
+        at = 0
+        while at < len(text):
+            try:
+                if self._is_file:
+                    at += os.write(self._fd, text[at:])
+                elif _is_ready(self._fd):
+                    at += os.write(self._fd, text[at : at + _PIPE_WRITE])
+                else:
+                    return text[at:]
+            except (BlockingIOError, InterruptedError):
+                return text[at:]
+            except (OSError, ValueError):
+                self.dropped += text.count(b"\n", at)
+                return b""
+        return b""
+
+
+def _facts(facts: dict[str, str | float]) -> list[str]:
+    return [
+        f",{quoted(name)}:{quoted(value) if isinstance(value, str) else _number(value)}"
+        for name, value in facts.items()
+    ]
+
+
+def _number(value: float) -> str:
+    """NaN and infinities are no JSON."""
+    text = repr(float(value)) if isinstance(value, float) else str(int(value))
+    return text if text.lstrip("-")[:1].isdigit() else f'"{text}"'
+
+
+def _is_regular(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def _is_ready(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    events = poll.poll(0)
+    return bool(events)

@@ -1,0 +1,200 @@
+"""BlobStore on a directory of one machine, shared by all workers on it.
+
+    root/blobs/sha256/<2 hex>/<64 hex>    complete, verified blobs: files 0600 in directories 0700
+    root/tmp/<owner>-<seq>-<random>.part  what is not complete yet, on the same filesystem
+    root/quarantine/                      damaged blobs; nothing ever reads them
+
+A blob appears by rename after its bytes are on the medium, and put returns after its directory is
+too. Opening is done on the event loop, for it takes microseconds and every hit pays for it; all
+that may wait for the medium runs in a bounded pool (`medium.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from artifactproxy.errors import BlobMissing, StoreUnavailable
+from artifactproxy.model import BlobRef, Span
+from artifactproxy.ports import Clock, LocalFile
+from artifactproxy.rules.paths import blob_path
+from artifactproxy.stores.medium import Commit, Medium, store_fault
+
+_T = TypeVar("_T")
+_CHUNK = 256 * 1024
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class FsStore:
+    """`fsync=False` trades power-loss safety for speed and keeps all other promises."""
+
+    def __init__(
+        self, root: Path, *, fsync: bool = True, threads: int = 16, clock: Clock = time.time
+    ) -> None:
+        root = root.absolute()
+        self._root = os.fspath(root)
+        self._medium = Medium(root, fsync=fsync, clock=clock)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._closed = False
+
+    async def start(self) -> None:
+        """Make the layout, prove that it works and drop what dead processes left.
+
+        Raises `StoreUnavailable` with a sentence for whoever starts the program.
+        """
+        try:
+            await self._run("prepare its directory", self._medium.prepare)
+        except StoreUnavailable as fault:
+            raise type(fault)(f"{self._root} cannot hold blobs: {fault.detail}") from fault
+        await self.sweep()
+
+    async def check(self) -> None:
+        """Writable now? After a failed fsync only a write that reaches the medium heals."""
+        sync = bool(self._medium.sick)
+        await self._run("write a probe", partial(self._medium.probe, sync=sync))
+
+    async def close(self) -> None:
+        """Running commits end first."""
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown)
+
+    def temp_path(self) -> Path:
+        """A fresh name in the temporary directory; the caller creates it, 0600 and exclusively."""
+        return self._medium.temp_path()
+
+    async def sweep(self) -> int:
+        """Remove temporary files of dead processes; returns how many. Other names stay."""
+        return await self._run("sweep", self._medium.sweep)
+
+    def free(self) -> tuple[int, int]:
+        """Total and free bytes of the disk, free meaning free for this user."""
+        try:
+            disk = os.statvfs(self._root)
+        except OSError as error:
+            raise store_fault(error, "ask for free space") from error
+        return disk.f_frsize * disk.f_blocks, disk.f_frsize * disk.f_bavail
+
+    # --- writing ----------------------------------------------------------------------------
+
+    async def put(self, ref: BlobRef, path: Path) -> None:
+        """`path` is a name from `temp_path`; the file is gone afterwards, whatever happens."""
+        await self._settle(partial(self._medium.take, ref, path))
+
+    async def put_bytes(self, ref: BlobRef, body: bytes) -> None:
+        await self._settle(partial(self._medium.take_bytes, ref, body))
+
+    async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
+        """Remove a blob that was last put at least `older_than` seconds ago, else leave it.
+
+        The age is judged under the lock that put takes, so a collector that passes its grace can
+        never remove what somebody has just put again.
+        """
+        await self._run("delete a blob", partial(self._medium.delete, sha256, older_than))
+
+    async def _settle(self, work: Callable[[Commit], None]) -> None:
+        """Run a commit. A cancelled caller waits for its end, so that nothing outlives it."""
+        commit = Commit()
+        running = asyncio.wrap_future(self._submit(partial(work, commit)))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            commit.abandoned = True
+            await asyncio.wait([running])
+            raise
+        except OSError as error:
+            raise store_fault(error, "store a blob") from error
+
+    # --- reading ----------------------------------------------------------------------------
+
+    async def locate(self, ref: BlobRef) -> LocalFile:
+        return LocalFile(await self._open(ref), ref.size)
+
+    async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]:
+        chunks = self._chunks(await self._open(ref), span)
+        # Enter the generator, so that its file is closed even if nobody reads a byte of it.
+        await anext(chunks)
+        return chunks
+
+    async def size(self, sha256: str) -> int | None:
+        try:
+            found = os.lstat(f"{self._root}/{blob_path(sha256)}")
+        except ValueError:
+            return None
+        except FileNotFoundError as error:
+            self._ensure_there(error)
+            return None
+        except OSError as error:
+            raise store_fault(error, "look up a blob") from error
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    async def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
+        for shard in await self._run("list blobs", self._medium.shards):
+            for found in await self._run("list blobs", partial(self._medium.scan_shard, shard)):
+                yield found
+
+    async def _open(self, ref: BlobRef) -> int:
+        try:
+            fd = os.open(f"{self._root}/{blob_path(ref.sha256)}", _READ)
+        except ValueError as error:
+            raise BlobMissing(ref.sha256) from error
+        except FileNotFoundError as error:
+            self._ensure_there(error)
+            raise BlobMissing(ref.sha256) from error
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise store_fault(error, "open a blob") from error
+        else:
+            found = os.fstat(fd)
+            if found.st_size == ref.size and stat.S_ISREG(found.st_mode):
+                return fd
+            os.close(fd)
+        await self._run("set a blob aside", partial(self._medium.expel, ref))
+        raise BlobMissing(ref.sha256)
+
+    async def _chunks(self, fd: int, span: Span) -> AsyncGenerator[bytes, None]:
+        reading: Future[bytes] | None = None
+        try:
+            yield b""  # taken by `open`
+            at = span.start
+            while at < span.stop:
+                reading = self._submit(partial(os.pread, fd, min(_CHUNK, span.stop - at), at))
+                try:
+                    chunk = await asyncio.wrap_future(reading)
+                except OSError as error:
+                    raise store_fault(error, "read a blob") from error
+                if not chunk:
+                    raise StoreUnavailable("a blob became shorter while it was read")
+                at += len(chunk)
+                yield chunk
+        finally:
+            # A cancelled read may still run: its descriptor must not be given to another file.
+            if reading is None:
+                os.close(fd)
+            else:
+                reading.add_done_callback(lambda _: os.close(fd))
+
+    def _ensure_there(self, error: OSError) -> None:
+        """A missing blob is absence only while the store itself is there (an unmounted disk)."""
+        if not self._medium.blobs.is_dir():
+            raise StoreUnavailable("the directory of the blobs is gone") from error
+
+    # --- the pool ---------------------------------------------------------------------------
+
+    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
+        if self._closed:
+            raise StoreUnavailable("the blob store is closed")
+        return self._pool.submit(work)
+
+    async def _run(self, doing: str, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.wrap_future(self._submit(work))
+        except OSError as error:
+            raise store_fault(error, doing) from error

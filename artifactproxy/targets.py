@@ -1,0 +1,59 @@
+"""What an operator names on the command line, turned into purges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from artifactproxy.rules.paths import split_target
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """One order: a path, a package (name or package URL), or, with neither, a whole repository."""
+
+    repo: str
+    path: str = ""
+    package: str = ""
+
+    def body(self) -> dict[str, str]:
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+def purges(
+    targets: Sequence[str],
+    *,
+    repo: str | None,
+    package: str | None,
+    everything: bool,
+    known: Sequence[str],
+    root: str | None,
+) -> list[Purge]:
+    """Raises ValueError with the sentence for the operator, `BadPath` for a malformed target.
+
+    `known` are the configured repositories; `root` is the public URL, whose path is not ours.
+    """
+    if repo is not None and repo not in known:
+        raise ValueError(f"there is no repository {repo}; there are {', '.join(known)}")
+    if sum((bool(targets), package is not None, everything)) != 1:
+        raise ValueError("name either targets, or --package NAME, or --all")
+    if targets:
+        return [purge for target in targets for purge in _of_target(target, repo, known, root)]
+    if repo is None:
+        raise ValueError("--package and --all need --repo NAME")
+    return [Purge(repo, package=package or "")]
+
+
+def _of_target(target: str, repo: str | None, known: Sequence[str], root: str | None) -> list[Purge]:
+    if target.startswith("pkg:"):
+        return [Purge(name, package=target) for name in ([repo] if repo else known)]
+    if root and target.startswith(root + "/"):
+        target = target.removeprefix(root)
+    named, path, query = split_target(target)
+    if named not in known:
+        raise ValueError(f"{target} names no repository; there are {', '.join(known)}")
+    if repo not in (None, named):
+        raise ValueError(f"{target} is not in {repo}")
+    if not path:
+        raise ValueError(f"{target} is a whole repository; if you mean that, say --repo {named} --all")
+    return [Purge(named, path=f"{path}?{query}" if query else path)]

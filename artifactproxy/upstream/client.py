@@ -1,0 +1,288 @@
+"""The `Upstream` port over aiohttp: one request, its redirects followed by hand, its bounds.
+
+A redirect is a new request with a fresh header set: what the caller named stays on its own
+origin, only what describes the wanted bytes crosses to another. Nothing is retried here, except
+that a request may find its pooled connection closed under it (RFC 9112 9.3.1) and then goes out
+once more on a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
+
+import aiohttp
+from yarl import URL
+
+from artifactproxy import __version__
+from artifactproxy.errors import Fault, UpstreamBlocked, UpstreamBroken, UpstreamFault, UpstreamUnreachable
+from artifactproxy.model import Header, RemoteLimits, UpstreamHead
+from artifactproxy.ports import Clock, Observer, UpstreamRequest
+from artifactproxy.rules.http import parse_retry_after
+from artifactproxy.upstream import faults
+from artifactproxy.upstream.auth import Credential
+from artifactproxy.upstream.gate import Gate, Gates, OriginState
+from artifactproxy.upstream.guard import (
+    Lookup,
+    Network,
+    host_of,
+    judge_url,
+    next_hop,
+    origin_of,
+    split_origin,
+)
+from artifactproxy.upstream.pool import Attempt, Sessions, Way
+from artifactproxy.upstream.transfer import Transfer, read_head
+
+AGENT = f"artifactproxy/{__version__}"
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+# What describes the wanted bytes; nothing else follows a redirect to another origin.
+_CROSSING = frozenset(
+    ("accept", "accept-encoding", "if-modified-since", "if-none-match", "if-range", "range")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAccess:
+    """How one remote reaches its upstreams.
+
+    `origins` (`scheme://host[:port]`, or any URL on them) are allowed at whatever address;
+    `credentials` go to their own origin only. `allow_private` are networks that hosts named by
+    documents or redirects may resolve to. `egress` is the URL of a forward proxy, used except for
+    `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's.
+    """
+
+    origins: tuple[str, ...]
+    credentials: Mapping[str, Credential] = field(default_factory=dict)
+    allow_private: tuple[Network, ...] = ()
+    egress: str = field(default="", repr=False)
+    no_proxy: tuple[str, ...] = ()
+    ca: str = ""
+    limits: RemoteLimits = field(default_factory=RemoteLimits)
+    via: str = "artifactproxy"
+
+
+class UpstreamClient:
+    """Everything that leaves towards upstream, for all remotes of this process.
+
+    State of origins (breaker, pauses, queues) is shared by all remotes that use them. `lookup`
+    replaces the system's resolver.
+    """
+
+    def __init__(
+        self,
+        remotes: Mapping[str, RemoteAccess],
+        *,
+        total_connections: int = 128,
+        observer: Observer | None = None,
+        clock: Clock,
+        lookup: Lookup | None = None,
+    ) -> None:
+        self._remotes = {name: _normal(access) for name, access in remotes.items()}
+        self._gates = Gates(total_connections)
+        self._sessions = Sessions(lookup)
+        self._observer = observer
+        self._clock = clock
+        self._closed = False
+
+    @asynccontextmanager
+    async def open(self, request: UpstreamRequest) -> AsyncIterator[Transfer]:
+        """Raises any `UpstreamFault`, and `Busy` when too many requests wait already."""
+        try:
+            transfer = await self._arrive(request, self._remotes[request.remote])
+        except Fault as fault:
+            self._report(request.remote, fault)
+            raise
+        try:
+            yield transfer
+        except UpstreamFault as fault:
+            self._report(request.remote, fault)
+            raise
+        finally:
+            transfer.close()
+
+    async def check(self) -> None:
+        """No single upstream makes the program unready; `states` tells about each."""
+        if self._closed:
+            raise UpstreamUnreachable("the upstream client is closed", code="closed")
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._sessions.close()
+
+    def states(self) -> dict[str, OriginState]:
+        """Every origin that was asked since the start, by `scheme://host:port`."""
+        now = _now()
+        return {gate.origin: gate.state(now) for gate in self._gates}
+
+    def recover(self, origin: str) -> bool:
+        """Forget an origin's failures and pauses; False if it was never asked."""
+        gate = self._gates.find(origin_of(origin))
+        if gate is not None:
+            gate.recover()
+        return gate is not None
+
+    async def _arrive(self, request: UpstreamRequest, access: RemoteAccess) -> Transfer:
+        """Follow redirects to the answer that is not one."""
+        url, seen = request.url, {request.url}
+        follows = request.method in ("GET", "HEAD")
+        while True:
+            judge_url(url, access.origins, access.allow_private)
+            transfer = await self._ask(request, access, url)
+            location = transfer.head.headers.get("location", "")
+            if not (follows and location and transfer.head.status in _REDIRECTS):
+                return transfer
+            try:
+                target = next_hop(url, location)
+                if target in seen or len(seen) > access.limits.redirects:
+                    raise UpstreamBlocked(f"{host_of(url)} redirects without end", code="redirects")
+                await transfer.drain()
+            finally:
+                transfer.close()
+            url = target
+            seen.add(url)
+
+    async def _ask(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> Transfer:
+        """One hop: a place, one exchange, and what it says about the origin."""
+        await self.check()
+        gate = self._gates.of(origin_of(url), access.limits)
+        gate.refuse(_now())  # at once rather than after a turn in the queue
+        with ExitStack() as stack:
+            await self._gates.take(gate, access.limits)
+            stack.callback(self._gates.give, gate)
+            with gate.attempt(_now()):
+                head, response = await self._judged(gate, request, access, url)
+            return Transfer(
+                head,
+                response,
+                host=host_of(url),
+                limits=access.limits,
+                max_bytes=request.max_bytes,
+                release=stack.pop_all(),
+            )
+
+    async def _judged(
+        self, gate: Gate, request: UpstreamRequest, access: RemoteAccess, url: str
+    ) -> tuple[UpstreamHead, aiohttp.ClientResponse]:
+        try:
+            response = await self._exchange(request, access, url)
+            # A redirect's query may be a signature, and heads end up in logs and rows.
+            shown = url if url == request.url else url.partition("?")[0]
+            try:
+                head = read_head(response, shown, host_of(url))
+            except UpstreamBroken:
+                response.close()
+                raise
+        except UpstreamBlocked:
+            raise  # it was never contacted
+        except UpstreamFault:
+            self._count_failure(gate)
+            raise
+        self._count_status(gate, head)
+        return head, response
+
+    async def _exchange(
+        self, request: UpstreamRequest, access: RemoteAccess, url: str
+    ) -> aiohttp.ClientResponse:
+        way = _way(access, url)
+        session = await self._sessions.get(way)
+        limits, host = access.limits, host_of(url)
+        tries = 2 if request.method in ("GET", "HEAD") else 1
+        while True:
+            tries -= 1
+            try:
+                async with asyncio.timeout(None) as deadline:
+                    attempt = Attempt(deadline, limits.first_byte)
+                    return await session.request(
+                        request.method,
+                        URL(url, encoded=True),
+                        headers=_headers(request, access, url),
+                        data=request.body,
+                        allow_redirects=False,
+                        proxy=way.egress or None,
+                        timeout=aiohttp.ClientTimeout(
+                            total=None, connect=limits.connect, sock_connect=limits.connect
+                        ),
+                        trace_request_ctx=attempt,
+                    )
+            except faults.BEFORE_HEAD as exc:
+                fault = faults.before_head(exc, host)
+                if not (tries and attempt.reused and fault.code == "no_answer"):
+                    raise fault from exc
+
+    def _count_failure(self, gate: Gate) -> None:
+        if gate.failed(_now()) and self._observer is not None:
+            wait = gate.state(_now()).retry_after
+            self._observer.warning("upstream_breaker_open", origin=gate.origin, seconds=wait)
+
+    def _count_status(self, gate: Gate, head: UpstreamHead) -> None:
+        asked = head.headers.get("retry-after", "")
+        if head.status == 429 or (head.status == 503 and asked):
+            wait = parse_retry_after(asked, self._clock())
+            seconds = gate.pause(_now(), wait or 0.0)
+            if self._observer is not None:
+                self._observer.warning("upstream_gate", origin=gate.origin, seconds=seconds)
+        elif head.status >= 500:
+            self._count_failure(gate)
+        else:
+            gate.succeeded()
+
+    def _report(self, remote: str, fault: Fault) -> None:
+        if self._observer is not None:
+            self._observer.increment("upstream_errors", remote=remote, kind=fault.code)
+            if isinstance(fault, UpstreamBlocked):
+                self._observer.warning("upstream_blocked", remote=remote, detail=fault.detail)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _normal(access: RemoteAccess) -> RemoteAccess:
+    return replace(
+        access,
+        origins=tuple(origin_of(url) for url in access.origins),
+        credentials={origin_of(url): credential for url, credential in access.credentials.items()},
+    )
+
+
+def _headers(request: UpstreamRequest, access: RemoteAccess, url: str) -> list[Header]:
+    """The header set of one hop, built from nothing (ports U4)."""
+    origin = origin_of(url)
+    home = origin == origin_of(request.url)
+    sent = [h for h in request.headers if home or h[0].lower() in _CROSSING]
+    names = {name.lower() for name, _ in sent}
+    if "accept-encoding" not in names:
+        sent.append(("Accept-Encoding", "identity"))
+    if "user-agent" not in names:
+        sent.append(("User-Agent", AGENT))
+    credential = access.credentials.get(origin)
+    if credential is not None and "authorization" not in names:
+        sent.append(("Authorization", credential.header()))
+    sent.append(("Via", f"1.1 {access.via}"))
+    return sent
+
+
+def _way(access: RemoteAccess, url: str) -> Way:
+    """Which session a URL takes: through the egress proxy or direct, guarded or not."""
+    host = split_origin(url)[1]
+    if access.egress and not any(_matches(host, pattern) for pattern in access.no_proxy):
+        return Way(access.egress, access.ca, guarded=False, allow=())
+    if origin_of(url) in access.origins:
+        return Way("", access.ca, guarded=False, allow=())
+    return Way("", access.ca, guarded=True, allow=access.allow_private)
+
+
+def _matches(host: str, pattern: str) -> bool:
+    pattern = pattern.lower()
+    if pattern in ("*", host):
+        return True
+    if pattern.startswith((".", "*.")):
+        return host.endswith(pattern.removeprefix("*")) or host == pattern.lstrip("*.")
+    try:
+        return ip_address(host) in ip_network(pattern)
+    except ValueError:
+        return False

@@ -1,0 +1,111 @@
+"""Pages about this instance: health, metrics, setup, and the list of repositories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from numbers import Real
+
+from artifactproxy.engine.answer import Answer, Bytes
+from artifactproxy.errors import NotServed
+from artifactproxy.ports import Outcome
+from artifactproxy.web import setup
+from artifactproxy.web.access import AccessRules
+from artifactproxy.web.contract import EngineLike, WebObserver
+from artifactproxy.web.door import Entry
+
+READINESS_SECONDS = 5.0
+PLAIN = "text/plain; charset=utf-8"
+_JSON = "application/json"
+
+QUIET = frozenset({"livez", "readyz", "metrics", "favicon.ico", "robots.txt"})
+
+_Page = Callable[[Entry], Awaitable[Answer]]
+
+
+class Pages:
+    """Answers for reserved first segments; `draining` makes the instance unready."""
+
+    def __init__(
+        self, engine: EngineLike, observer: WebObserver, access: AccessRules, connections: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._access = access
+        self._connections = connections
+        self.draining = False
+        self._pages: dict[str, _Page] = {
+            "": self._index,
+            "livez": self._livez,
+            "readyz": self._readyz,
+            "metrics": self._metrics,
+            "setup": self._setup,
+            "robots.txt": self._robots,
+        }
+
+    async def answer(self, entry: Entry) -> Answer:
+        """Raises `NotServed` for a reserved name without a page."""
+        page = self._pages.get(entry.repo)
+        if page is None or (entry.path and entry.repo != "setup"):
+            raise NotServed("there is no such page")
+        return await page(entry)
+
+    async def _index(self, entry: Entry) -> Answer:
+        lines = [
+            f"{entry.visit.root}/{name}/  ({mount.provider.name})"
+            for name, mount in sorted(self._engine.mounts().items())
+        ]
+        return text_answer("\n".join([*lines, f"{entry.visit.root}/setup", ""]))
+
+    async def _livez(self, entry: Entry) -> Answer:
+        del entry
+        return text_answer("ok\n")
+
+    async def _readyz(self, entry: Entry) -> Answer:
+        del entry
+        try:
+            async with asyncio.timeout(READINESS_SECONDS):
+                found = dict(await self._engine.readiness())
+        except TimeoutError:
+            found = {"server": f"no answer from the dependencies within {READINESS_SECONDS:g} s"}
+        if self.draining:
+            found["server"] = "draining"
+        ready = all(state == "ok" for state in found.values())
+        return json_answer(found, 200 if ready else 503)
+
+    async def _metrics(self, entry: Entry) -> Answer:
+        self._access.judge_admin(entry.visit)
+        self._observer.gauge("connections", self._connections())
+        for name, value in self._engine.states().items():
+            if isinstance(value, Real):
+                self._observer.gauge(name, float(value))
+            elif isinstance(value, dict):
+                for label, number in value.items():
+                    self._observer.gauge(name, float(number), label=str(label))
+        media_type = "text/plain; version=0.0.4; charset=utf-8"
+        return _answer(200, self._observer.exposition(), media_type)
+
+    async def _setup(self, entry: Entry) -> Answer:
+        mounts, root = self._engine.mounts(), entry.visit.root
+        client = entry.path.rstrip("/")
+        return text_answer(
+            setup.client_text(mounts, client, root) if client else setup.list_clients(mounts, root)
+        )
+
+    async def _robots(self, entry: Entry) -> Answer:
+        del entry
+        return text_answer("User-agent: *\nDisallow: /\n")
+
+
+def text_answer(text: str) -> Answer:
+    return _answer(200, text.encode(), PLAIN)
+
+
+def json_answer(value: object, status: int = 200) -> Answer:
+    return _answer(status, json.dumps(value, indent=1, default=str).encode() + b"\n", _JSON)
+
+
+def _answer(status: int, body: bytes, media_type: str) -> Answer:
+    headers = [("Content-Type", media_type), ("Cache-Control", "no-store")]
+    return Answer(status, headers, Bytes(body), Outcome("request", result="local"))

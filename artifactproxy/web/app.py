@@ -1,0 +1,240 @@
+"""The web floor's front: a request comes in through the door, one answer goes out.
+
+No router and no middleware: the first segment of the judged path says who answers. Everything
+that can go wrong before the first byte becomes a page here; afterwards `respond.py` resets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import secrets
+import socket
+import ssl as tls
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+import aiohttp
+from aiohttp import web
+
+from artifactproxy.engine.answer import Answer
+from artifactproxy.errors import BadRequest, Fault
+from artifactproxy.model import Ask, Limits
+from artifactproxy.providers._base import Page
+from artifactproxy.rules.paths import RESERVED
+from artifactproxy.web.access import AccessRules
+from artifactproxy.web.admin import QUIET, Pages
+from artifactproxy.web.connection import ClientGone, Connection, Listener, parser_name
+from artifactproxy.web.contract import EngineLike, WebObserver
+from artifactproxy.web.control import Control
+from artifactproxy.web.door import Door, Entry
+from artifactproxy.web.faults import error_answer, plain_page
+from artifactproxy.web.head import SERVER
+from artifactproxy.web.respond import Exchange, Line
+
+BACKLOG = 1024
+_POLL = 0.02
+
+_Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
+
+
+class WebServer:
+    """Repositories on TCP (with TLS if `ssl` is given) and control on a Unix socket.
+
+    `via` is the pseudonym that this instance writes into Via towards upstream; a request that
+    carries it has come round in a circle.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        observer: WebObserver,
+        limits: Limits,
+        access: AccessRules,
+        ssl: tls.SSLContext | None = None,
+        *,
+        via: str = SERVER,
+    ) -> None:
+        self._engine = engine
+        self._observer = observer
+        self._limits = limits
+        self._ssl = ssl
+        self._door = Door(limits, access, via)
+        self._control = Control(engine, access)
+        self._closing = False
+        prefix = secrets.token_hex(4)
+        self._ids = (f"{prefix}{n:08x}" for n in itertools.count(1))
+        self._servers: list[asyncio.AbstractServer] = []
+        self._socket_path: Path | None = None
+        self._repositories = Listener(self._serve, self._refuse, self._report, limits)
+        self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
+        self._pages = Pages(engine, observer, access, lambda: len(self._repositories.connections))
+
+    async def start(self, host: str, port: int, *, sock: socket.socket | None = None) -> tuple[str, int]:
+        """Listen, on `sock` if one was inherited; returns the bound address. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        place = {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_address": True}
+        server = await loop.create_server(
+            cast("Callable[[], asyncio.Protocol]", self._repositories),
+            backlog=BACKLOG,
+            ssl=self._ssl,
+            **place,
+        )
+        self._servers.append(server)
+        bound = server.sockets[0].getsockname()
+        # The pure Python parser is slower and laxer, so which one runs must be seen in the log.
+        self._observer.warning(
+            "listening", host=bound[0], port=bound[1], aiohttp=aiohttp.__version__, parser=parser_name()
+        )
+        return str(bound[0]), int(bound[1])
+
+    async def start_unix(self, path: str) -> None:
+        """Listen for commands at `path`, for this user only. Raises OSError."""
+        place = Path(path)
+        if place.is_socket():
+            place.unlink(missing_ok=True)
+        old = os.umask(0o177)
+        try:
+            server = await asyncio.get_running_loop().create_unix_server(
+                cast("Callable[[], asyncio.Protocol]", self._commands), path
+            )
+        finally:
+            os.umask(old)
+        self._servers.append(server)
+        self._socket_path = place
+
+    async def drain(self, notice: float, timeout: float) -> None:  # noqa: ASYNC109  (a stage of its own)
+        """Stop in order: unready for `notice` seconds, then no new connections, then `timeout`
+        seconds for answers under way; what is left is reset."""
+        self._pages.draining = True
+        await asyncio.sleep(notice)
+        self._closing = True
+        for server in self._servers:
+            server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._close_idle():  # noqa: ASYNC110  (connections end by themselves)
+                    await asyncio.sleep(_POLL)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop now; answers under way are reset."""
+        self._closing = self._pages.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in self._all_connections():
+            connection.reset()
+        while self._all_connections():  # noqa: ASYNC110  (aiohttp has no event for it)
+            await asyncio.sleep(_POLL)
+        if self._socket_path is not None:
+            self._socket_path.unlink(missing_ok=True)
+
+    def _all_connections(self) -> list[Connection]:
+        return self._repositories.open_connections() + self._commands.open_connections()
+
+    def _close_idle(self) -> int:
+        """Close connections without a request; returns how many have one."""
+        busy = 0
+        for connection in self._all_connections():
+            if connection.is_idle():
+                connection.force_close()
+            else:
+                busy += 1
+        return busy
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._exchange(request, self._answer, self._page)
+
+    async def _serve_command(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._exchange(request, self._command, self._control.page)
+
+    async def _exchange(
+        self, request: web.BaseRequest, route: _Route, page: Callable[[Fault, Ask], Page]
+    ) -> web.StreamResponse:
+        exchange = self._new_exchange(request)
+        try:
+            try:
+                return await exchange.send(await route(request, exchange))
+            except Fault as fault:
+                answer = self._fault_answer(fault, exchange, page)
+            except Exception as error:  # noqa: BLE001  (the web boundary)
+                exchange.report_bug("request_failed", error)
+                answer = self._fault_answer(_bug(exchange), exchange, page)
+            exchange.keep = exchange.keep and not request.can_read_body
+            return await exchange.send(answer)
+        except asyncio.CancelledError:
+            if not exchange.head_sent:
+                exchange.abandon()
+            raise
+        finally:
+            exchange.finish()
+
+    def _new_exchange(self, request: web.BaseRequest) -> Exchange:
+        line = Line(request.method, request.version < (1, 1), next(self._ids))
+        keep = bool(request.keep_alive) and not self._closing
+        connection = cast("Connection", request.protocol)
+        return Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+
+    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
+        entry = self._door.judge(request, exchange.connection)
+        exchange.ask = ask = self._ask(entry, exchange)
+        if "x-request-id" in entry.headers:
+            exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
+        if request.can_read_body and not await self._door.drain(request, entry.headers):
+            exchange.keep = False
+        if not entry.repo or entry.repo in RESERVED:
+            exchange.quiet = entry.repo in QUIET
+            return await self._pages.answer(entry)
+        answer = await self._engine.handle(ask)
+        answer.outcome.extra.update(exchange.outcome.extra)
+        exchange.outcome = answer.outcome
+        return answer
+
+    def _ask(self, entry: Entry, exchange: Exchange) -> Ask:
+        return Ask(
+            repo=entry.repo,
+            path=entry.path,
+            method=exchange.line.method,
+            query=entry.query,
+            headers=entry.headers,
+            base=f"{entry.visit.root}/{entry.repo}",
+            request_id=exchange.line.request_id,
+            caller=entry.visit.caller,
+        )
+
+    async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
+        exchange.keep = False
+        exchange.quiet = True
+        return await self._control.answer(request)
+
+    def _fault_answer(self, fault: Fault, exchange: Exchange, page: Callable[[Fault, Ask], Page]) -> Answer:
+        if isinstance(fault, BadRequest) or exchange.connection.refused or fault.status == 505:
+            exchange.keep = False
+        try:
+            body = page(fault, exchange.ask)
+        except Exception as error:  # noqa: BLE001  (the web boundary)
+            exchange.report_bug("error_page_failed", error)
+            body = plain_page(fault)
+        return error_answer(fault, body, exchange.outcome)
+
+    def _page(self, fault: Fault, ask: Ask) -> Page:
+        return self._engine.problem(fault, ask) if ask.repo else plain_page(fault)
+
+    def _refuse(self, connection: Connection, status: int) -> None:
+        """Answer what aiohttp's parser refused."""
+        line = Line("GET", old=False, request_id=next(self._ids))
+        exchange = Exchange(connection, line, self._observer, stall=self._limits.send_stall)
+        fault = BadRequest("the request is not well-formed HTTP/1.1") if status == 400 else _bug(exchange)
+        with suppress(ClientGone):
+            exchange.send_at_once(error_answer(fault, plain_page(fault), exchange.outcome))
+        exchange.finish()
+
+    def _report(self, text: str) -> None:
+        self._observer.warning("connection_failed", error=text)
+
+
+def _bug(exchange: Exchange) -> Fault:
+    return Fault(f"something went wrong here; the log knows request {exchange.line.request_id}")

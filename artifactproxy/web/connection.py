@@ -1,0 +1,235 @@
+"""One client connection: aiohttp's protocol with our own refusals, write waits and resets.
+
+aiohttp parses and frames requests; what leaves on the socket is written by `respond.py`. Measured
+facts this file stands on: aiohttp's own 400 page echoes its input, it never gives up on a client
+that stops reading, and closing a transport ends a cut body with a clean FIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import aiohttp
+from aiohttp import http_parser, web
+
+from artifactproxy.errors import ConfigError
+from artifactproxy.model import Limits
+
+_OLDEST = (3, 14, 5)
+_LINGER_NONE = struct.pack("ii", 1, 0)
+_SIOCOUTQ = 0x5411  # Linux: bytes that the peer has not acknowledged yet
+
+
+def require_aiohttp(version: str) -> None:
+    """Older releases have known request smuggling faults. Raises `ConfigError`."""
+    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:3])
+    if numbers < _OLDEST:
+        raise ConfigError(f"aiohttp {version} is too old: 3.14.5 or newer is needed")
+
+
+require_aiohttp(aiohttp.__version__)
+
+
+def parser_name() -> str:
+    """`c` or `python`: which request parser aiohttp uses."""
+    is_python = http_parser.HttpRequestParser is http_parser.HttpRequestParserPy
+    return "python" if is_python else "c"
+
+
+class ClientGone(Exception):
+    """The client closed, or took no byte for too long: `reason` is `client_left` or `client_slow`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Done(web.StreamResponse):
+    """Tells aiohttp that the answer has already left; two shared instances, never written to."""
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self._keep_alive = keep
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        del request
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        del data
+
+
+KEPT = Done(keep=True)
+CLOSED = Done(keep=False)
+
+
+class Connection(web.RequestHandler):
+    """A protocol instance; `refused` marks one that came when all places were taken."""
+
+    __slots__ = ("_room", "listener", "refused")
+
+    def __init__(self, listener: Listener, **options: Any) -> None:
+        super().__init__(listener, **options)
+        self.listener = listener
+        self.refused = False
+        self._room: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        taken, places = len(self.listener.connections), self.listener.places
+        self.refused = taken > places
+        if taken > places + max(16, places // 8):
+            self.reset()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._wake()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._wake()
+
+    def _wake(self) -> None:
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
+
+    async def room(self, stall: float) -> None:
+        """Wait until the transport takes more bytes.
+
+        Raises `ClientGone` when the client left, or when for `stall` seconds not one byte was
+        acknowledged. The kernel's own queue counts as progress, because a slow reader may need
+        minutes before a full socket buffer becomes writable again.
+        """
+        pending = self.pending()
+        while self.writing_paused and self.transport is not None:
+            self._room = self._loop.create_future()
+            done, _ = await asyncio.wait((self._room,), timeout=stall)
+            if not done:
+                left = self.pending()
+                if left >= pending:
+                    raise ClientGone("client_slow")
+                pending = left
+        if self.transport is None or self.transport.is_closing():
+            raise ClientGone("client_left")
+
+    async def flushed(self, stall: float) -> None:
+        """Wait until nothing of ours is left in the transport. Raises `ClientGone`."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone("client_left")
+        if transport.get_write_buffer_size():
+            transport.set_write_buffer_limits(high=0)
+            try:
+                await self.room(stall)
+            finally:
+                transport.set_write_buffer_limits()
+
+    def pending(self) -> int:
+        """Bytes written by us that the client's machine has not acknowledged."""
+        if self.transport is None:
+            return 0
+        return self.transport.get_write_buffer_size() + _unacknowledged(self.transport)
+
+    def reset(self) -> None:
+        """End the connection so that the client cannot mistake what it has for a whole answer."""
+        transport = self.transport
+        if transport is None:
+            return
+        with contextlib.suppress(OSError):
+            own = own_socket(transport)
+            if own is not None:
+                with own:
+                    own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        transport.abort()
+
+    def force_close(self) -> None:
+        """Close once what is written has gone out; a client that takes none of it is cut off."""
+        transport = self.transport
+        if transport is not None and transport.get_write_buffer_size():
+            self._loop.call_later(self.listener.stall, transport.abort)
+        super().force_close()
+
+    def is_idle(self) -> bool:
+        return self._current_request is None and not self._request_in_progress and not self._messages
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """What aiohttp could not handle goes to our log, not to its logger."""
+        cause = kw.get("exc_info")
+        self.listener.report(repr(cause) if isinstance(cause, Exception) else str(args[:1]))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp refuses (its parser's 400s) in our own words, never what the client sent."""
+        del request, exc, message
+        self.listener.refuse(self, status)
+        return CLOSED
+
+
+class Listener(web.Server):
+    """aiohttp's connection factory with a bound on how many there are.
+
+    `refuse(connection, status)` writes the answer to a request that could not be read; `report`
+    takes what went wrong inside aiohttp.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        refuse: Callable[[Connection, int], None],
+        report: Callable[[str], None],
+        limits: Limits,
+    ) -> None:
+        super().__init__(answer, handler_cancellation=True)
+        self.refuse = refuse
+        self.report = report
+        self.places = limits.connections
+        self.stall = limits.send_stall
+        self._options: dict[str, Any] = {
+            "auto_decompress": False,
+            "keepalive_timeout": limits.keepalive,
+            "lingering_time": limits.lingering,
+            "max_line_size": limits.request_line,
+            "max_field_size": limits.header,
+            "max_headers": limits.headers,
+            "access_log": None,
+        }
+
+    def __call__(self) -> Connection:
+        return Connection(self, loop=self._loop, **self._options)
+
+    def open_connections(self) -> list[Connection]:
+        return cast("list[Connection]", self.connections)
+
+
+def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:
+    """A duplicate of the transport's socket, which the loop does not watch; the caller closes it."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return None
+    own = socket.fromfd(sock.fileno(), sock.family, sock.type)
+    own.setblocking(False)
+    return own
+
+
+def _unacknowledged(transport: asyncio.BaseTransport) -> int:
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+
+    sock = transport.get_extra_info("socket")
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0"))
+    except (OSError, AttributeError):
+        return 0
+    return int(count)

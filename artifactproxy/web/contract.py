@@ -1,0 +1,47 @@
+"""What the web floor expects of the engine and of the observer; nothing else is reached from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from artifactproxy.engine.answer import Answer
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import Fault
+from artifactproxy.model import Ask
+from artifactproxy.ports import Observer
+from artifactproxy.providers._base import Page
+
+
+class EngineLike(Protocol):
+    """The engine, as wide as the web floor needs it."""
+
+    def mounts(self) -> Mapping[str, Mount]: ...
+
+    async def handle(self, ask: Ask) -> Answer:
+        """Answer a GET or HEAD. Raises `Fault`."""
+
+    def problem(self, fault: Fault, ask: Ask) -> Page:
+        """The error page in the language of the repository's clients (problem+json for none)."""
+
+    async def explain(self, ask: Ask) -> dict[str, Any]:
+        """Route, row, decision and reason, without fetching. Raises `Fault`."""
+
+    async def purge(self, repo: str, *, path: str = "", package: str = "") -> dict[str, Any]: ...
+
+    async def gc(self, *, run: bool) -> dict[str, Any]: ...
+
+    async def stats(self) -> dict[str, Any]: ...
+
+    async def readiness(self) -> dict[str, str]:
+        """Dependency to `ok`, or to a sentence that says what is wrong."""
+
+    def states(self) -> dict[str, Any]:
+        """Gauges: numbers by name, or a mapping of numbers by one label value."""
+
+
+class WebObserver(Observer, Protocol):
+    """An observer that can also print itself for `/metrics`."""
+
+    def exposition(self) -> bytes:
+        """Prometheus text format."""

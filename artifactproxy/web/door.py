@@ -1,0 +1,135 @@
+"""The door: every request is judged here, on its raw form, before anything else looks at it.
+
+Nothing is cleaned. What the parser lets through and RFC 9112 does not (versions, Host values,
+foreign absolute targets) is refused here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from artifactproxy.errors import BadRequest, Busy, Fault, LoopDetected, MethodRefused, Misdirected
+from artifactproxy.model import Limits
+from artifactproxy.rules.paths import split_target
+from artifactproxy.web.access import AccessRules, Visit
+from artifactproxy.web.connection import Connection
+from artifactproxy.web.respond import VersionRefused
+
+METHODS = frozenset({"GET", "HEAD"})
+DRAINED_BYTES = 64 * 1024
+_REMEMBERED = 512  # targets up to this length; they are judged once
+
+# Probes reach an instance by whatever address their platform gave it.
+_ANY_HOST = frozenset({"livez", "readyz"})
+
+
+class ExpectationFailed(Fault):
+    """An Expect that is not 100-continue: 417."""
+
+    status = 417
+    code = "expectation"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request that may come in. `repo` is the first segment of its path."""
+
+    repo: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    visit: Visit
+
+
+class Door:
+    """`own_via` is the pseudonym that we write into Via towards upstream."""
+
+    def __init__(self, limits: Limits, access: AccessRules, own_via: str) -> None:
+        self._limits = limits
+        self._access = access
+        self._own_via = own_via.lower()
+
+    def judge(self, request: web.BaseRequest, connection: Connection) -> Entry:
+        """Raises a `Fault` whose detail repeats nothing of the request."""
+        if connection.refused:
+            raise Busy("all connections are taken", code="connections")
+        if request.version[0] != 1 or request.version[1] > 1:
+            raise VersionRefused("only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if request.method not in METHODS:
+            raise MethodRefused("only GET and HEAD are answered here")
+        raw = request.raw_path
+        repo, path, query = _split_known(raw) if len(raw) <= _REMEMBERED else split_target(raw)
+        headers = self._fields(request)
+        visit = self._visit(request, raw, headers)
+        if repo not in _ANY_HOST:
+            self._access.judge(visit)
+        if "via" in headers and self._own_via in headers["via"].lower():
+            raise LoopDetected("this request has been here before")
+        if headers.get("expect", "100-continue").lower() != "100-continue":
+            raise ExpectationFailed("only 100-continue can be expected")
+        return Entry(repo, path, query, headers, visit)
+
+    async def drain(self, request: web.BaseRequest, headers: dict[str, str]) -> bool:
+        """Take in the body that a GET should not have; False if this connection must end instead.
+
+        A client that waits for `100 Continue` is not told to go on: nobody wants its body.
+        Raises `BadRequest` for a body with broken framing.
+        """
+        if not request.can_read_body:
+            return True
+        if "expect" in headers or (request.content_length or 0) > DRAINED_BYTES:
+            return False
+        taken = 0
+        try:
+            async with asyncio.timeout(self._limits.lingering):
+                while piece := await request.content.readany():
+                    taken += len(piece)
+                    if taken > DRAINED_BYTES:
+                        return False
+        except TimeoutError:
+            return False
+        except web.RequestPayloadError as error:
+            raise BadRequest("the framing of the request body is broken") from error
+        return True
+
+    def _fields(self, request: web.BaseRequest) -> dict[str, str]:
+        """Header fields by lower-case name, repeated ones joined (RFC 9110 section 5.3)."""
+        fields: dict[str, str] = {}
+        total = 0
+        for spelled, value in request.headers.items():
+            name = spelled.lower()
+            total += len(name) + len(value)
+            fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        if total > self._limits.head_total:
+            raise BadRequest("the request head is too large", code="head_too_large")
+        return fields
+
+    def _visit(self, request: web.BaseRequest, raw: str, headers: dict[str, str]) -> Visit:
+        peer = request.remote or ""
+        secure = request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
+        host = headers.get("host")
+        if host is None:
+            if request.version[1] == 1:
+                raise BadRequest("the Host header is missing", code="bad_host")
+            host = _own_address(request)
+        if raw[:1] != "/" and urlsplit(raw).netloc.lower() != host.lower():
+            raise Misdirected("the request target names another host than the Host header")
+        return self._access.visit(peer, host, headers, secure=secure)
+
+
+def _own_address(request: web.BaseRequest) -> str:
+    """How an HTTP/1.0 client that sends no Host has reached us."""
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    if not isinstance(name, tuple):
+        return "localhost"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+@lru_cache(maxsize=8192)
+def _split_known(raw: str) -> tuple[str, str, str]:
+    return split_target(raw)

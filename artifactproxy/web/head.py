@@ -1,0 +1,142 @@
+"""The status line and header fields of an answer, as bytes.
+
+The engine describes the entity; what belongs to this hop (framing, Date, Via, Connection) is
+decided here and nowhere else, so a field of that kind in an `Answer` is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+
+from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.rules.http import http_date
+
+SERVER = "artifactproxy"
+VIA = "1.1 artifactproxy"
+
+_HOP = frozenset(
+    [
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "proxy-connection",
+        "server",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-request-id",
+    ]
+)
+_GUARDS = {
+    "x-content-type-options": "X-Content-Type-Options: nosniff",
+    "content-security-policy": "Content-Security-Policy: sandbox; default-src 'none'",
+    "cross-origin-resource-policy": "Cross-Origin-Resource-Policy: same-origin",
+}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_BODILESS = frozenset({204, 304})
+_REASON_LIMIT = 400
+
+_stamp: tuple[int, str] = (0, "")
+
+
+class BrokenHead(Exception):
+    """An answer that would break the framing of this connection: a fault of ours."""
+
+
+def body_length(body: Body) -> int | None:
+    """Bytes that this body has; None if only its end will tell."""
+    match body:
+        case Nothing():
+            return 0
+        case Bytes():
+            return len(body.body)
+        case File():
+            return body.span.size
+        case Tail() | Chunks():
+            return body.length
+
+
+def is_silent(answer: Answer, method: str) -> bool:
+    """True when no body byte may follow the head (RFC 9112 section 6.3)."""
+    return method == "HEAD" or answer.status in _BODILESS or isinstance(answer.body, Nothing)
+
+
+def render(
+    answer: Answer, *, method: str, length: int | None, keep: bool, old: bool, request_id: str
+) -> bytes:
+    """The head. `length` is that of the body to follow; `old` says the client speaks HTTP/1.0.
+
+    Raises `BrokenHead` for a field with a line break, or an announced length that is not true.
+    """
+    names = {name.lower() for name, _ in answer.headers}
+    if _HOP.isdisjoint(names):
+        lines = [f"{name}: {value}" for name, value in answer.headers]
+        announced = None
+    else:
+        lines = [f"{name}: {value}" for name, value in answer.headers if name.lower() not in _HOP]
+        announced = _announced(answer)
+    lines += _GUARDS.values() if names.isdisjoint(_GUARDS) else _missing_guards(names)
+    lines.append(_framing(answer, announced, length, method))
+    text = "\r\n".join(filter(None, lines))
+    if not text.count("\r\n") == text.count("\n") == text.count("\r") < len(lines) or "\0" in text:
+        raise BrokenHead("a header field holds a line break")
+    connection = "" if keep and not old else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+    try:
+        return (
+            f"HTTP/1.1 {answer.status} {_reason(answer)}\r\n{text}\r\n{_ours()}"
+            f"X-Request-Id: {request_id}\r\n{connection}\r\n"
+        ).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise BrokenHead("a header field is not Latin-1") from error
+
+
+def _missing_guards(names: set[str]) -> list[str]:
+    return [line for name, line in _GUARDS.items() if name not in names]
+
+
+def _announced(answer: Answer) -> int | None:
+    values = {value for name, value in answer.headers if name.lower() == "content-length"}
+    if not values:
+        return None
+    text = values.pop()
+    if values or not text.isdecimal():
+        raise BrokenHead("the answer announces no single length")
+    return int(text)
+
+
+def _framing(answer: Answer, announced: int | None, length: int | None, method: str) -> str:
+    """RFC 9112 section 6. HEAD and 304 tell the length that a GET would have, if it is known."""
+    if answer.status == 204:
+        return ""
+    if method == "HEAD" or answer.status == 304:
+        if announced is None and answer.status != 304 and not isinstance(answer.body, Nothing):
+            announced = length
+        return "" if announced is None else f"Content-Length: {announced}"
+    if isinstance(answer.body, Nothing):
+        return "Content-Length: 0"
+    if length is None:
+        return "Transfer-Encoding: chunked"
+    if announced is not None and announced != length:
+        raise BrokenHead(f"{announced} bytes announced for a body of {length}")
+    return f"Content-Length: {length}"
+
+
+def _reason(answer: Answer) -> str:
+    """The phrase of the status line; some clients show nothing else of an error."""
+    text = answer.reason or _PHRASES.get(answer.status, "")
+    if not text.isascii() or not text.isprintable():
+        text = "".join(c if " " <= c <= "~" else " " for c in text)
+    return text[:_REASON_LIMIT]
+
+
+def _ours() -> str:
+    """The lines that are equal for all answers of one second."""
+    global _stamp  # noqa: PLW0603  (a cache of one value)
+    second = int(time.time())
+    if _stamp[0] != second:
+        _stamp = (second, f"Date: {http_date(second)}\r\nVia: {VIA}\r\nServer: {SERVER}\r\n")
+    return _stamp[1]

@@ -1,0 +1,48 @@
+"""`/setup`: ready-to-use client configuration for the address by which the caller reached us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import NotServed
+from artifactproxy.providers._base import ClientSetup
+from artifactproxy.web.access import loopback
+
+
+def list_clients(mounts: Mapping[str, Mount], root: str) -> str:
+    """Every client that a mounted repository has a text for, with the address of that text."""
+    lines = [f"{root}/setup/{client}" for client in sorted(_by_client(mounts))]
+    return "\n".join(lines or ["No repository has clients to set up."]) + "\n"
+
+
+def client_text(mounts: Mapping[str, Mount], client: str, root: str) -> str:
+    """The configuration of one client for each repository it can use.
+
+    Raises `NotServed` with the names that exist.
+    """
+    known = _by_client(mounts)
+    if client not in known:
+        raise NotServed(f"no setup for that client; there is {', '.join(sorted(known)) or 'none'}")
+    return "\n".join(render(setup, f"{root}/{name}") for name, setup in known[client])
+
+
+def render(setup: ClientSetup, base: str) -> str:
+    """The text for one repository at `base`, with its insecure lines where they are needed."""
+    parts = urlsplit(base)
+    text = setup.text.rstrip("\n") + "\n"
+    if setup.insecure and parts.scheme == "http" and not loopback(base):
+        text += setup.insecure.rstrip("\n") + "\n"
+    origin = f"{parts.scheme}://{parts.netloc}"
+    # Not str.format: these texts are JSON, TOML and shell, full of braces of their own.
+    text = text.replace("{base}", base).replace("{origin}", origin)
+    return text.replace("{host}", parts.hostname or "")
+
+
+def _by_client(mounts: Mapping[str, Mount]) -> dict[str, list[tuple[str, ClientSetup]]]:
+    known: dict[str, list[tuple[str, ClientSetup]]] = {}
+    for name in sorted(mounts):
+        for setup in mounts[name].provider.clients:
+            known.setdefault(setup.client, []).append((name, setup))
+    return known

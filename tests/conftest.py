@@ -1,0 +1,24 @@
+"""What every part of the test suite may use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.chaos import Chaos
+
+
+@pytest.fixture
+async def chaos() -> AsyncIterator[Chaos]:
+    """A scripted upstream on loopback; the test must leave no task behind."""
+    before = asyncio.all_tasks()
+    async with Chaos() as server:
+        yield server
+    for _ in range(20):  # a closing connection needs a few turns of the loop
+        left = {task for task in asyncio.all_tasks() - before if not task.done()} - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"tasks left behind: {sorted(task.get_coro().__qualname__ for task in left)}")
