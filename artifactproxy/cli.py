@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import click
 
@@ -141,9 +141,15 @@ def explain(url: str, config_file: str | None, data: str | None, *, as_json: boo
 
     URL is what a client asks for: http://127.0.0.1:8080/REPOSITORY/PATH or /REPOSITORY/PATH.
     """
+    from artifactproxy.targets import ask_of
+
     config = _load(config_file, data=data)
     target = f"/explain?url={quote(url, safe='')}"
-    _show(_ask(config, "GET", target, None, lambda engine: engine.explain(url)), as_json=as_json)
+    try:
+        ask = ask_of(url, config.public_url)
+    except BadPath as error:
+        raise click.UsageError(error.detail) from error
+    _show(_ask(config, "GET", target, None, lambda engine: engine.explain(ask)), as_json=as_json)
     return CLEAN
 
 
@@ -201,10 +207,14 @@ def purge(
 @_common
 @_as_json
 def gc(config_file: str | None, data: str | None, *, run: bool, as_json: bool) -> int:
-    """Find what nothing refers to any more, and delete it with --run."""
+    """Find what nothing refers to and what is over the limit, and delete it with --run.
+
+    Without --run the exit code is 1 if there is something to delete.
+    """
     config = _load(config_file, data=data)
-    _show(_ask(config, "POST", "/gc", {"run": run}, lambda engine: engine.gc(run=run)), as_json=as_json)
-    return CLEAN
+    report = _ask(config, "POST", "/gc", {"run": run}, lambda engine: engine.gc(run=run))
+    _show(report, as_json=as_json)
+    return FOUND if not run and (report.get("orphans") or report.get("evictable")) else CLEAN
 
 
 @cli.command()
@@ -227,25 +237,20 @@ def setup(
 ) -> int:
     """Print ready-to-use settings for CLIENT; without it, list the clients."""
     config = _load(config_file, data=data)
-    offers = [
-        (c.client, r, c) for r in config.remotes.values() if repo in (None, r.name) for c in _clients(r)
-    ]
+    offers = [(r.name, c) for r in config.remotes.values() if repo in (None, r.name) for c in _clients(r)]
     if client is None:
-        listed = [{"client": name, "repository": remote.name} for name, remote, _ in offers]
+        listed = [{"client": c.client, "repository": name} for name, c in offers]
         text = "\n".join(f"{entry['client']}\t{entry['repository']}" for entry in listed)
         click.echo(json.dumps(listed, indent=2) if as_json else text)
         return CLEAN
-    for name, remote, chosen in offers:
-        if name == client:
-            text = _fill_in(chosen, remote, _root(config))
-            click.echo(
-                json.dumps({"client": name, "repository": remote.name, "text": text})
-                if as_json
-                else text.rstrip("\n")
-            )
-            return CLEAN
-    known = ", ".join(dict.fromkeys(name for name, _, _ in offers)) or "none"
-    raise click.UsageError(f"no settings for {client}; known clients are {known}")
+    from artifactproxy.web.setup import render
+
+    texts = {name: render(c, f"{_root(config)}/{name}") for name, c in offers if c.client == client}
+    if not texts:
+        known = ", ".join(dict.fromkeys(c.client for _, c in offers)) or "none"
+        raise click.UsageError(f"no settings for {client}; known clients are {known}")
+    click.echo(json.dumps(texts, indent=2) if as_json else "\n".join(texts.values()), nl=as_json)
+    return CLEAN
 
 
 def _clients(remote: Remote) -> tuple[ClientSetup, ...]:
@@ -262,21 +267,6 @@ def _root(config: Config) -> str:
     from artifactproxy.config import Listen
 
     return f"http://{Listen(host, config.listen.port)}"
-
-
-def _fill_in(chosen: ClientSetup, remote: Remote, root: str) -> str:
-    parts = urlsplit(root)
-    host = parts.hostname or ""
-    exposed = parts.scheme == "http" and not _is_loopback(host)
-    text = chosen.text + (chosen.insecure if exposed else "")
-    values = {
-        "{base}": f"{root}/{remote.name}",
-        "{origin}": f"{parts.scheme}://{parts.netloc}",
-        "{host}": host,
-    }
-    for name, value in values.items():
-        text = text.replace(name, value)
-    return text
 
 
 def _ask(
@@ -306,12 +296,14 @@ async def _offline(config: Config, act: Callable[[Any], Awaitable[dict[str, Any]
 
 
 def _summed(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts are added up over several orders; of anything else the last one stands."""
+    """Counts are added up over several orders; the rest is told once."""
     total: dict[str, Any] = {}
-    for result in results:
-        for key, value in result.items():
-            countable = isinstance(value, int | float) and not isinstance(value, bool)
-            total[key] = total.get(key, 0) + value if countable else value
+    for key in dict.fromkeys(key for result in results for key in result):
+        found = [result[key] for result in results if key in result]
+        if all(type(value) is int for value in found):
+            total[key] = sum(found)
+        else:
+            total[key] = ", ".join(dict.fromkeys(map(str, found)))
     return total
 
 

@@ -86,7 +86,15 @@ asks = st.builds(
     headers=st.dictionaries(
         st.sampled_from(["cache-control", "pragma"]),
         st.sampled_from(
-            ["", "no-cache", "max-age=0", "no-store", "max-age=100", "only-if-cached", "only-if-cached, no-cache"]
+            [
+                "",
+                "no-cache",
+                "max-age=0",
+                "no-store",
+                "max-age=100",
+                "only-if-cached",
+                "only-if-cached, no-cache",
+            ]
         ),
         max_size=2,
     ),

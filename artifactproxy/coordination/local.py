@@ -14,6 +14,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from artifactproxy.errors import StoreUnavailable
 
@@ -45,7 +46,7 @@ class LocalLease:
         _give_back(self.path, fd)
         self._owner.next_turn(self._key)
 
-    async def __aenter__(self) -> LocalLease:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -88,14 +89,16 @@ class LocalCoordinator:
         deadline = asyncio.get_running_loop().time() + wait
         turn = self._turns.setdefault(key, _Turn())
         turn.users += 1
+        first = False
         lease = None
         try:
-            if await _take_turn(turn.lock, deadline):
+            first = await _take_turn(turn.lock, deadline)
+            if first:
                 lease = await self._lock(key, deadline)
-                if lease is None:
-                    turn.lock.release()
         finally:
             if lease is None:
+                if first:
+                    turn.lock.release()
                 self._leave(key, turn)
         return lease
 
@@ -138,10 +141,8 @@ class LocalCoordinator:
 
 
 async def _take_turn(lock: asyncio.Lock, deadline: float) -> bool:
-    if lock.locked() and deadline <= asyncio.get_running_loop().time():
-        return False
     try:
-        async with asyncio.timeout_at(deadline if lock.locked() else None):
+        async with asyncio.timeout_at(deadline):  # one that is past still takes a free lock
             await lock.acquire()
     except TimeoutError:
         return False

@@ -15,7 +15,6 @@ import stat
 import time
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import cast
 
 from artifactproxy.ports import Outcome
 
@@ -24,14 +23,11 @@ _TEXTS = (
     "sha256", "purl", "caller", "request_id", "fill_id", "upstream_url",
 )  # fmt: skip
 _NUMBERS = ("status", "upstream_status", "bytes", "resumes", "readers")
-_SECONDS = ("first_byte_seconds", "seconds")
 _FACT_LIMIT = 8192
 _PIPE_WRITE = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 _BACKLOG_BYTES = 4 * 1024 * 1024
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'@]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?")
-
-_quote = cast("Callable[[str], str]", encode_basestring_ascii)
 
 
 def without_secrets(text: str) -> str:
@@ -45,7 +41,7 @@ def quoted(text: str) -> str:
     """A JSON string in ASCII, without any control character."""
     if len(text) > _FACT_LIMIT:
         text = f"{text[:_FACT_LIMIT]}..."
-    return _quote(without_secrets(text)).replace("\x7f", "\\u007f")
+    return encode_basestring_ascii(without_secrets(text)).replace("\x7f", "\\u007f")
 
 
 class JsonLog:
@@ -85,8 +81,9 @@ class JsonLog:
             number = getattr(outcome, name)
             if number:
                 parts.append(f',"{name}":{number}')
-        for name in _SECONDS:
-            parts.append(f',"{name}":{getattr(outcome, name):.6f}')
+        parts.append(
+            f',"first_byte_seconds":{outcome.first_byte_seconds:.6f},"seconds":{outcome.seconds:.6f}'
+        )
         parts.extend(_facts(outcome.extra))
         self._add("".join(parts) + "}\n")
 

@@ -84,7 +84,6 @@ def _codes(root: type[errors.Fault]) -> frozenset[str]:
     return frozenset(found)
 
 
-_UPSTREAM = _codes(errors.UpstreamFault)
 _STORE = _codes(errors.StoreUnavailable) | {errors.IndexUnavailable.code}
 KNOWN_CODES = _codes(errors.Fault) | _FINER
 
@@ -190,12 +189,10 @@ class Metrics(Collector):
         self._histograms["fill_seconds", result].add(outcome.seconds)
         if outcome.resumes:
             self.increment("resumes", outcome.resumes)
-        if outcome.error == errors.BrokenPromise.code:
-            self.increment("integrity_failures", where="upstream")
-        elif outcome.error in _STORE:
+        # Upstream's own failures and broken digests are counted where they happen, also when a
+        # resumed transfer ends well.
+        if outcome.error in _STORE:
             self.increment("store_errors", kind=outcome.error)
-        elif outcome.error:
-            self.increment("upstream_errors", kind=outcome.error)
 
     def _put(
         self, family: tuple[_Labels, dict[_Labels, float]], labels: dict[str, str], value: float, *, add: bool
@@ -207,7 +204,7 @@ class Metrics(Collector):
         series[key] = series.get(key, 0.0) + value if add else value
 
     def _bounded(self, name: str, value: str) -> str:
-        if name == "repo":
+        if name in ("repo", "remote"):
             return value if value in self._repos else "other"
         if name in ("kind", "reason"):
             return value if value in KNOWN_CODES else "other"
@@ -216,8 +213,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield self._request_counts()
         sent = CounterMetricFamily(PREFIX + "bytes_sent", _HELP["bytes_sent"], labels=("repo", "source"))
-        for labels, count in self._sent.items():
-            sent.add_metric(labels, count)
+        for target, count in self._sent.items():
+            sent.add_metric(target, count)
         yield sent
         for name in ("request_seconds", "fill_seconds"):
             family = HistogramMetricFamily(PREFIX + name, _HELP[name], labels=("result",))

@@ -353,9 +353,14 @@ def kept(head: UpstreamHead) -> Validators:
     return Validators(
         etag=etag if len(etag) <= _LONGEST_KEPT else "",
         last_modified=modified if parse_http_date(modified) is not None else "",
-        cache_control=control[:_LONGEST_KEPT],
+        cache_control=control if len(control) <= _LONGEST_KEPT else _cut(control),
         media_type=media_type if len(media_type) <= _LONGEST_KEPT and _MEDIA_TYPE.match(media_type) else "",
     )
+
+
+def _cut(listed: str) -> str:
+    """As many whole members of a list as fit: half a number would be another number."""
+    return listed[:_LONGEST_KEPT].rpartition(",")[0].rstrip(", ")
 
 
 def safe_header(text: str) -> str:

@@ -26,6 +26,9 @@ BEFORE_HEAD = (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError)
 IN_BODY = (aiohttp.ClientError, OSError, asyncio.TimeoutError, aiohttp.http_exceptions.HttpProcessingError)
 
 
+# Once connected nothing is exchanged before TLS, so these ended a handshake.
+_IN_HANDSHAKE = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
 # The first row whose types match decides.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[UpstreamFault], str, str], ...] = (
     (
@@ -73,6 +76,8 @@ _TABLE: tuple[tuple[tuple[type[Exception], ...], type[UpstreamFault], str, str],
 
 def before_head(exc: Exception, host: str) -> UpstreamFault:
     """What kept us from a response head; `exc` is one of `BEFORE_HEAD`."""
+    if isinstance(exc, aiohttp.ClientConnectorError) and isinstance(exc.os_error, _IN_HANDSHAKE):
+        exc = ssl.SSLError(str(exc.os_error))
     if isinstance(exc, aiohttp.ClientResponseError) and not isinstance(exc, aiohttp.ClientHttpProxyError):
         code = "bad_framing" if _FRAMING.search(exc.message) else "bad_head"
         return UpstreamBroken(f"{host} sent a response head that breaks HTTP", code=code)

@@ -94,8 +94,7 @@ class WebServer:
     async def start_unix(self, path: str) -> None:
         """Listen for commands at `path`, for this user only. Raises OSError."""
         place = Path(path)
-        if place.is_socket():
-            place.unlink(missing_ok=True)
+        _remove_socket(place)
         old = os.umask(0o177)
         try:
             server = await asyncio.get_running_loop().create_unix_server(
@@ -130,7 +129,7 @@ class WebServer:
         while self._all_connections():  # noqa: ASYNC110  (aiohttp has no event for it)
             await asyncio.sleep(_POLL)
         if self._socket_path is not None:
-            self._socket_path.unlink(missing_ok=True)
+            _remove_socket(self._socket_path)
 
     def _all_connections(self) -> list[Connection]:
         return self._repositories.open_connections() + self._commands.open_connections()
@@ -238,3 +237,9 @@ class WebServer:
 
 def _bug(exchange: Exchange) -> Fault:
     return Fault(f"something went wrong here; the log knows request {exchange.line.request_id}")
+
+
+def _remove_socket(path: Path) -> None:
+    """The leftover of a process that died, or our own; never anything else."""
+    if path.is_socket():
+        path.unlink(missing_ok=True)

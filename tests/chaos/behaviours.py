@@ -77,9 +77,7 @@ def _part(at: float, size: int) -> int:
     return int(size * at) if isinstance(at, float) and at < 1 else min(int(at), size)
 
 
-def ok(
-    *, ranges: bool = True, validators: bool = True, chunked: bool = False, **extra: str
-) -> Behaviour:
+def ok(*, ranges: bool = True, validators: bool = True, chunked: bool = False, **extra: str) -> Behaviour:
     """An honest answer. `extra` headers: `Cache_Control="no-cache"`."""
 
     async def behave(exchange: Exchange) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Self
 from urllib.parse import urlsplit
 
 
@@ -50,7 +51,7 @@ class Forward:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def __aenter__(self) -> Forward:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -78,7 +79,9 @@ class Forward:
         headers = {name.lower(): value for name, value in fields}
         if target == "/__counts":
             body = json.dumps(asdict(self.counts)).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body)
+            )
             await writer.drain()
             return
         if self.authorization and headers.get("proxy-authorization") != self.authorization:
@@ -95,10 +98,22 @@ class Forward:
             self.counts.requests += 1
             parts = urlsplit(target)
             upstream = await self._connect(writer, parts.hostname or "", parts.port or 80)
-            kept = [f for f in fields if f[0].lower() not in ("proxy-authorization", "connection", "proxy-connection")]
+            kept = [
+                f
+                for f in fields
+                if f[0].lower() not in ("proxy-authorization", "connection", "proxy-connection")
+            ]
             path = target[len(f"{parts.scheme}://{parts.netloc}") :] or "/"
-            head = [f"{method} {path} {version}", *(f"{n}: {v}" for n, v in kept), "Connection: close", "", ""]
-            opening, answer = "\r\n".join(head).encode("latin-1"), b""
+            head = [
+                f"{method} {path} {version}",
+                *(f"{n}: {v}" for n, v in kept),
+                "Connection: close",
+                "",
+                "",
+            ]
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+            opening, answer = "\r\n".join(head).encode("latin-1") + body, b""
+            self.counts.bytes_up += len(opening)
         await self._join(reader, writer, *upstream, opening, answer)
 
     async def _connect(
@@ -122,7 +137,8 @@ class Forward:
     ) -> None:
         up_writer.write(opening)
         writer.write(answer)
-        up = asyncio.ensure_future(self._pipe(reader, up_writer, "bytes_up"))
+        tunnel = self._pipe(reader, up_writer, "bytes_up") if answer else asyncio.sleep(0)
+        up = asyncio.ensure_future(tunnel)
         down = asyncio.ensure_future(self._pipe(up_reader, writer, "bytes_down"))
         try:
             await down

@@ -17,6 +17,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from .oracle import Oracle
 
@@ -95,12 +96,11 @@ class _Script:
 
 @dataclass(slots=True)
 class Chaos:
-    """`async with Chaos() as chaos`. With `tls`, https. `greeting` is sent before any request."""
+    """`async with Chaos() as chaos`. With `tls`, https."""
 
     seed: int = 0
     tls: ssl.SSLContext | None = None
     host: str = "127.0.0.1"
-    greeting: bytes = b""
     requests: list[Seen] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -116,9 +116,7 @@ class Chaos:
     def url(self, path: str) -> str:
         return self.origin + path
 
-    def script(
-        self, path: str, *behaviours: Behaviour, size: int = 100_000, version: int = 0
-    ) -> Oracle:
+    def script(self, path: str, *behaviours: Behaviour, size: int = 100_000, version: int = 0) -> Oracle:
         """Set what happens at `path`, from its next request on; returns its true content."""
         body = Oracle(path, size, seed=self.seed, version=version)
         self._scripts[path] = _Script(behaviours, body)
@@ -148,7 +146,7 @@ class Chaos:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def __aenter__(self) -> Chaos:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -160,8 +158,6 @@ class Chaos:
         self._tasks.add(task)
         self.connections += 1
         try:
-            if self.greeting:
-                writer.write(self.greeting)
             await self._serve(reader, writer, self.connections)
         except (HangUp, OSError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
@@ -185,6 +181,8 @@ class Chaos:
             behaviour = script.behaviours[min(script.count, len(script.behaviours) - 1)]
             number, script.count = script.count, script.count + 1
             await behaviour(Exchange(seen, script.body, number, reader, writer, self._stopping))
+            if seen.headers.get("connection", "").lower() == "close":
+                return
 
 
 async def _not_found(exchange: Exchange) -> None:

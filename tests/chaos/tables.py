@@ -51,7 +51,7 @@ BAD_HEADS: dict[str, bytes] = {
     "status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
     "status of letters": b"HTTP/1.1 two OK\r\n\r\n",
     "version": b"HTTP/9.9.9 200 OK\r\n\r\n",
-    "header without colon": b"HTTP/1.1 200 OK\r\nContent-Length\r\n\r\n",
+    "header without colon": b"HTTP/1.1 200 OK\r\nX-Broken\r\n\r\n",
     "space in a name": b"HTTP/1.1 200 OK\r\nContent Length: 5\r\n\r\nhello",
     "nul in a value": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n",
     "bare cr": b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n",

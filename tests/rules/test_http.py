@@ -51,7 +51,7 @@ def test_dates_are_read(text: str, seconds: float | None) -> None:
 def test_dates_written_are_read_back_without_the_fraction(second: int, fraction: float) -> None:
     text = http.http_date(second + (fraction if second < 2**40 else 0))
     assert http.parse_http_date(text) == second
-    assert text == datetime.fromtimestamp(second, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT") or second < 0
+    assert text == datetime.fromtimestamp(second, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
     assert len(text) == 29
 
 
@@ -215,7 +215,9 @@ def range_model(text: str, size: int) -> list[int] | str | None:
 range_texts = st.one_of(
     st.builds("bytes={}-{}".format, st.integers(0, 40) | st.just(""), st.integers(0, 40) | st.just("")),
     st.lists(
-        st.sampled_from(["bytes=", "Bytes=", "items=", "0", "7", "12", "-", "-", ",", " ", "\t", "1-3", "-4", "9-", "x"]),
+        st.sampled_from(
+            ["bytes=", "Bytes=", "items=", "0", "7", "12", "-", "-", ",", " ", "\t", "1-3", "-4", "9-", "x"]
+        ),
         max_size=7,
     ).map("".join),
     st.lists(st.sampled_from(["0", "7", "12", "-", ",", " ", "2-3", "-4", "9-"]), max_size=6).map(
@@ -487,7 +489,12 @@ def head(**headers: str) -> UpstreamHead:
 
 def test_kept_is_upstreams_own_spelling() -> None:
     validators = http.kept(
-        head(etag='W/"A-gzip"', last_modified=MODIFIED, cache_control="Max-Age=5", content_type="Text/Html; a=b")
+        head(
+            etag='W/"A-gzip"',
+            last_modified=MODIFIED,
+            cache_control="Max-Age=5",
+            content_type="Text/Html; a=b",
+        )
     )
     assert validators == http.Validators('W/"A-gzip"', MODIFIED, "Max-Age=5", "Text/Html; a=b")
     assert http.kept(head(set_cookie="secret", refresh="0", link="<x>")) == http.Validators()
@@ -496,11 +503,17 @@ def test_kept_is_upstreams_own_spelling() -> None:
 def test_kept_drops_what_would_mean_something_else() -> None:
     assert http.kept(head(etag='"' + "a" * 2000 + '"')).etag == ""
     assert http.kept(head(last_modified="yesterday")).last_modified == ""
-    assert len(http.kept(head(cache_control="a," * 2000)).cache_control) <= 1024
-    for bad in ("html", "text/", "text/html\r\nx: y", "text/html, text/plain", "a/b;" + "x" * 2000, "te xt/html"):
-        kept = http.kept(head(content_type=bad)).media_type
-        assert kept == "" or "\n" not in kept, bad
-    assert http.kept(head(content_type="text/html, text/plain")).media_type == ""
+    long = "a, " * 338 + "max-age=1000000, no-store"
+    assert http.kept(head(cache_control=long)).cache_control == ("a, " * 338).rstrip(", ")
+    for bad in (
+        "html",
+        "text/",
+        "text/html\r\nx: y",
+        "text/html, text/plain",
+        "a/b;" + "x" * 2000,
+        "te xt/html",
+    ):
+        assert http.kept(head(content_type=bad)).media_type == "", bad
 
 
 @given(st.text(), st.text())

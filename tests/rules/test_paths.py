@@ -182,7 +182,27 @@ def test_blob_path_is_only_for_digests() -> None:
 
 segments = st.text(min_size=1, max_size=12).filter(lambda s: not any(0xD800 <= ord(c) <= 0xDFFF for c in s))
 fragments = st.sampled_from(
-    ["..", ".", "%2e", "%2F", "%5c", "%00", "%", "%25", "2e", "/", "//", "\\", "@s", "%40s", ";", "a", "?", "#", "%c3%a4"]
+    [
+        "..",
+        ".",
+        "%2e",
+        "%2F",
+        "%5c",
+        "%00",
+        "%",
+        "%25",
+        "2e",
+        "/",
+        "//",
+        "\\",
+        "@s",
+        "%40s",
+        ";",
+        "a",
+        "?",
+        "#",
+        "%c3%a4",
+    ]
 )
 targets = st.lists(fragments, max_size=10).map("".join) | st.text(max_size=40)
 

@@ -17,7 +17,13 @@ from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 FAST = RemoteLimits(
-    connect=2.0, first_byte=0.4, idle=0.3, min_rate=1, min_rate_window=5.0, queue_wait=0.2, breaker_failures=1000
+    connect=2.0,
+    first_byte=0.4,
+    idle=0.3,
+    min_rate=1,
+    min_rate_window=5.0,
+    queue_wait=0.2,
+    breaker_failures=1000,
 )
 
 

@@ -185,6 +185,6 @@ def _entry(file: File, up: str) -> dict[str, Any]:
 
 
 def write_listing(listing: Listing) -> bytes:
-    meta = json.dumps(_meta(listing.api_version or "1.0", listing.serial))
+    meta = json.dumps(_meta(listing.api_version or "1.0", listing.serial), separators=(",", ":"))
     projects = ",".join([f'{{"name":"{name}"}}' for name in listing.names])
     return f'{{"meta":{meta},"projects":[{projects}]}}'.encode("ascii")

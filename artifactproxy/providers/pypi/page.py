@@ -164,8 +164,9 @@ def is_json(body: bytes) -> bool:
 
 
 def promises(key: ArtifactKey, project: Project) -> list[Promise]:
-    """What the page at `key` promises: each file, and each document it says lies beside one."""
-    found = []
+    """What the page at `key` promises: each file, and each document it says lies beside one. Of two
+    entries that differ only in what our paths leave out, the first counts."""
+    found: dict[str, Promise] = {}
     for file in project.files:
         released = posix(file.upload_time)
         promise = Promise(
@@ -178,9 +179,9 @@ def promises(key: ArtifactKey, project: Project) -> list[Promise]:
             released_from="upload-time" if released is not None else "",
             purl=names.purl(project.name, names.split(file.filename, project.name)[1]),
         )
-        found.append(promise)
-        found += [_beside(promise, suffix, hashes) for suffix, hashes in _sidecars(file)]
-    return found
+        for one in (promise, *(_beside(promise, suffix, hashes) for suffix, hashes in _sidecars(file))):
+            found.setdefault(one.key.path, one)
+    return list(found.values())
 
 
 def _sidecars(file: File) -> Iterator[tuple[str, Hashes]]:

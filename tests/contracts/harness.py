@@ -1,0 +1,170 @@
+"""Kind -> a fresh, empty instance under the shared contracts. A kind without a harness fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from artifactproxy.coordination.local import LocalCoordinator
+from artifactproxy.indexes.sqlite import SqliteIndex
+from artifactproxy.stores.fs import FsStore
+
+NOW = 1_700_000_000.0
+
+
+class Time:
+    """A clock that moves when told."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Stores:
+    """One kind of store. `open` gives another instance on the same blobs; `litter` plants objects
+    that are no blobs and returns a function that tells whether all of them are still there;
+    `damage` changes the size of a stored blob; `leftovers` lists what no finished put may leave."""
+
+    clock: Time
+    temp: Callable[[], Path]
+    open: Callable[[], AbstractAsyncContextManager[Any]]
+    litter: Callable[[], Callable[[], bool]]
+    damage: Callable[[str], None]
+    leftovers: Callable[[], list[str]]
+
+
+@dataclass
+class Indexes:
+    """One kind of index; its local repository is `mine`, its absences are bounded to 5."""
+
+    clock: Time
+    open: Callable[..., AbstractAsyncContextManager[Any]]
+
+
+@dataclass
+class Coordinators:
+    """`open` gives one more participant; `holder` is a program that takes the key in argv[1],
+    prints `held` and sleeps; `break_backend` makes it unusable."""
+
+    open: Callable[[], AbstractAsyncContextManager[Any]]
+    holder: Callable[[str], subprocess.Popen[str]]
+    break_backend: Callable[[], None]
+
+
+def fs_stores(root: Path) -> Stores:
+    clock = Time()
+    root = root / "store"
+
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[FsStore]:
+        store = FsStore(root, threads=4, clock=clock)
+        await store.start()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    def litter() -> Callable[[], bool]:
+        shard = root / "blobs/sha256/ab"
+        shard.mkdir(parents=True, exist_ok=True)
+        plain = [root / "blobs/README", root / "blobs/sha256/zz", shard / "abc", shard / ("AB" * 32), shard / ("cd" * 32)]
+        for path in plain:
+            path.write_text("not a blob")
+        folder = shard / ("ab" * 32)
+        folder.mkdir()
+        link = shard / ("ab" + "0" * 62)
+        link.symlink_to(plain[0])
+        return lambda: all(path.read_text() == "not a blob" for path in plain) and folder.is_dir() and link.is_symlink()
+
+    def damage(sha256: str) -> None:
+        with (root / "blobs/sha256" / sha256[:2] / sha256).open("ab") as file:
+            file.write(b"!")
+
+    names = FsStore(root)
+    return Stores(
+        clock=clock,
+        temp=names.temp_path,
+        open=open_,
+        litter=litter,
+        damage=damage,
+        leftovers=lambda: sorted(path.name for path in (root / "tmp").iterdir()),
+    )
+
+
+def sqlite_indexes(root: Path) -> Indexes:
+    clock = Time()
+
+    @asynccontextmanager
+    async def open_(**options: Any) -> AsyncIterator[SqliteIndex]:
+        index = SqliteIndex(
+            root / "index.sqlite",
+            **{"locals_": {"mine"}, "negative_keys": 5, "block": 10, "busy_timeout": 0.2, "clock": clock, **options},
+        )
+        await index.start()
+        try:
+            yield index
+        finally:
+            await index.close()
+
+    return Indexes(clock=clock, open=open_)
+
+
+_HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from artifactproxy.coordination.local import LocalCoordinator
+
+async def main():
+    coordinator = LocalCoordinator(Path(sys.argv[1]))
+    lease = await coordinator.acquire(sys.argv[2], wait=5)
+    print("held" if lease else "refused", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def local_coordinators(root: Path) -> Coordinators:
+    folder = root / "leases"
+
+    @asynccontextmanager
+    async def open_() -> AsyncIterator[LocalCoordinator]:
+        coordinator = LocalCoordinator(folder, poll=0.001, poll_max=0.01)
+        await coordinator.start()
+        try:
+            yield coordinator
+        finally:
+            await coordinator.close()
+
+    def holder(key: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _HOLDER, str(folder), key]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def break_backend() -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        folder.write_text("a file where the folder was")
+
+    return Coordinators(open=open_, holder=holder, break_backend=break_backend)
+
+
+STORES: dict[str, Callable[[Path], Stores]] = {"fs": fs_stores}
+INDEXES: dict[str, Callable[[Path], Indexes]] = {"sqlite": sqlite_indexes}
+COORDINATORS: dict[str, Callable[[Path], Coordinators]] = {"local": local_coordinators}
+
+
+def harness_of(harnesses: dict[str, Any], kind: str, root: Path) -> Any:
+    if kind not in harnesses:
+        pytest.fail(f"{kind!r} is offered in KINDS but has no harness: it may not exist untested")
+    return harnesses[kind](root)

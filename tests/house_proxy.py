@@ -1,0 +1,212 @@
+"""The whole program in this process, behind a real socket, with a store that is checked at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import sqlite3
+import textwrap
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from artifactproxy import wiring
+from artifactproxy.config import Config, load
+from artifactproxy.engine.engine import Engine
+from artifactproxy.web.access import AccessRules
+from artifactproxy.web.app import WebServer
+from tests.chaos import Chaos, Oracle
+from tests.chaos.behaviours import status
+
+FAST = """
+connect: 1s
+first_byte: 600ms
+idle: 400ms
+min_rate: 0
+retry_base: 1ms
+breaker_failures: 1000
+queue_wait: 2s
+"""
+
+
+POOLED = 8  # sockets that may stay open towards upstream, both ends being in this process
+
+
+@dataclass(slots=True)
+class Got:
+    """One answer as a client saw it; `body` None means that it did not end cleanly."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+    reason: str = ""
+
+    @property
+    def source(self) -> str:
+        return self.headers.get("X-Artifact-Source", "")
+
+    @property
+    def error(self) -> str:
+        return self.headers.get("X-Proxy-Error", "")
+
+
+@dataclass(slots=True)
+class Proxy:
+    """A running instance; `files` is a generic remote, `pypi` a PyPI one, both of the chaos server."""
+
+    base: str
+    engine: Engine
+    server: WebServer
+    data: Path
+    client: aiohttp.ClientSession
+    sockets: int = 0
+    log: Path = field(default_factory=Path)
+
+    async def get(self, path: str, method: str = "GET", **headers: str) -> Got:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.request(method, self.base + path, headers=named, allow_redirects=False) as answer:
+            try:
+                body: bytes | None = await answer.read()
+            except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
+                body = None
+            return Got(answer.status, answer.headers.copy(), body, answer.reason or "")
+
+    async def settled(self) -> None:
+        """Until nothing runs any more: fills stored, readers gone."""
+        for _ in range(500):
+            states = self.engine.states()
+            if not states["fills"] and not states["temp_bytes"]:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"still running: {self.engine.states()}")
+
+    def temp_files(self) -> list[str]:
+        return sorted(os.listdir(self.data / "tmp"))
+
+    def blobs(self) -> list[Path]:
+        return sorted(p for p in (self.data / "blobs").rglob("*") if p.is_file())
+
+    def log_lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    async def check(self) -> None:
+        """The store is consistent, and nothing is left over."""
+        await self.settled()
+        assert self.temp_files() == []
+        check_store(self.data)
+        for _ in range(100):
+            left = self.open_bodies()
+            if not left and open_sockets() <= self.sockets + POOLED:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"descriptors left open: {left}, {open_sockets()} sockets, {self.sockets} at first")
+
+    def open_bodies(self) -> list[str]:
+        """Descriptors of temp files and blobs."""
+        folders = (f"{self.data}/tmp", f"{self.data}/blobs")
+        return [name for name in fd_names() if name.startswith(folders)]
+
+
+def check_store(data: Path) -> None:
+    """Every blob is its name; every row has its blob, of the right size."""
+    sizes: dict[str, int] = {}
+    for path in (data / "blobs").rglob("*"):
+        if path.is_file():
+            body = path.read_bytes()
+            assert hashlib.sha256(body).hexdigest() == path.name
+            sizes[path.name] = len(body)
+    with sqlite3.connect(f"file:{data / 'index.sqlite3'}?mode=ro", uri=True) as db:
+        rows = db.execute("SELECT path, sha256, size FROM entries WHERE sha256 IS NOT NULL").fetchall()
+    for path, sha256, size in rows:
+        name = sha256.hex() if isinstance(sha256, bytes) else sha256
+        assert sizes.get(name) == size, f"{path} has no blob of {size} bytes"
+
+
+def open_sockets() -> int:
+    return sum(name.startswith("socket:") for name in fd_names())
+
+
+def fd_names() -> list[str]:
+    names = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            names.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return names
+
+
+def configuration(folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "") -> Config:
+    """A configuration file for the chaos server, loaded as the program loads it. `extra` are limits
+    of both remotes, `remote` further keys of both, `top` further keys of the whole."""
+    limits = textwrap.indent(textwrap.dedent(FAST) + textwrap.dedent(extra), "      ")
+    more = textwrap.indent(textwrap.dedent(remote), "    ")
+    text = f"""
+listen: 127.0.0.1:0
+data: {folder / "data"}
+log: {{file: {folder / "log"}}}
+{textwrap.dedent(top)}
+remotes:
+  files:
+    provider: generic
+    upstream: {upstream}/
+{more}
+    limits:
+{limits}
+  pypi:
+    provider: pypi
+    upstream: {upstream}/simple/
+{more}
+    limits:
+{limits}
+"""
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return load(path, env={}, flags={})
+
+
+@asynccontextmanager
+async def proxied(
+    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = ""
+) -> AsyncIterator[Proxy]:
+    config = configuration(folder, upstream, extra, remote, top)
+    async with wiring.running(config) as (engine, observations, _):
+        server = WebServer(engine, observations, config.limits, AccessRules())
+        engine.start()
+        host, port = await server.start("127.0.0.1", 0)
+        session = aiohttp.ClientSession(
+            auto_decompress=False,
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            timeout=aiohttp.ClientTimeout(total=30),
+        )
+        try:
+            async with session:
+                proxy = Proxy(f"http://{host}:{port}", engine, server, config.data, session, open_sockets(), folder / "log")
+                yield proxy
+        finally:
+            await server.close()
+
+
+def promise(chaos: Chaos, name: str, body: Oracle, *, sha256: str = "", sidecar: str = "") -> str:
+    """Script a project page that lists `name`; returns the path of the file at the proxy."""
+    project = name.partition("-")[0]
+    entry: dict[str, object] = {
+        "filename": name,
+        "url": chaos.url(f"/{name}"),
+        "hashes": {"sha256": sha256 or body.sha256},
+        "upload-time": "2026-01-02T03:04:05Z",
+        "size": body.size,
+    }
+    if sidecar:
+        entry["core-metadata"] = {"sha256": sidecar}
+    page = {"meta": {"api-version": "1.1"}, "name": project, "versions": ["1.0"], "files": [entry]}
+    chaos.script(
+        f"/simple/{project}/",
+        status(200, json.dumps(page).encode(), Content_Type="application/vnd.pypi.simple.v1+json"),
+    )
+    return f"/pypi/packages/127.0.0.1:{chaos.port}/{name}"

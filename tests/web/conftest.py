@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from artifactproxy.model import Limits
+from artifactproxy.web.access import AccessRules
+
+from .scripted import Rig
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Every wire test runs on both loops: they buffer writes and own sockets differently."""
+    factories: dict[str, Callable[[], Any]] = {"asyncio": asyncio.new_event_loop}
+    if uvloop is not None:
+        factories["uvloop"] = uvloop.new_event_loop
+    return factories
+
+
+@pytest.fixture
+async def rigs() -> AsyncIterator[Callable[..., Any]]:
+    """Start servers with other limits or rules; open file descriptors are counted afterwards."""
+    before = _open_files()
+    started: list[Rig] = []
+
+    async def start(access: AccessRules | None = None, **limits: Any) -> Rig:
+        rig = await Rig(Limits(**{"lingering": 0.3, **limits}), access or AccessRules()).start()
+        started.append(rig)
+        return rig
+
+    yield start
+    for rig in started:
+        await rig.server.close()
+    for _ in range(50):
+        if _open_files() <= before:
+            break
+        await asyncio.sleep(0.02)
+    assert _open_files() <= before, "an answer left a file open"
+
+
+@pytest.fixture
+async def rig(rigs) -> Rig:
+    return await rigs()
+
+
+def _open_files() -> int:
+    """Regular files only: sockets of clients end when the test lets them go."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            count += stat.S_ISREG(os.stat(f"/proc/self/fd/{fd}").st_mode)
+        except OSError:
+            continue
+    return count
