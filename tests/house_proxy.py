@@ -23,16 +23,15 @@ from artifactproxy.web.app import WebServer
 from tests.chaos import Chaos, Oracle
 from tests.chaos.behaviours import status
 
-FAST = """
-connect: 1s
-first_byte: 600ms
-idle: 400ms
-min_rate: 0
-retry_base: 1ms
-breaker_failures: 1000
-queue_wait: 2s
-"""
-
+FAST = {
+    "connect": "1s",
+    "first_byte": "600ms",
+    "idle": "400ms",
+    "min_rate": "0",
+    "retry_base": "1ms",
+    "breaker_failures": "1000",
+    "queue_wait": "2s",
+}
 
 POOLED = 8  # sockets that may stay open towards upstream, both ends being in this process
 
@@ -144,7 +143,8 @@ def fd_names() -> list[str]:
 def configuration(folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "") -> Config:
     """A configuration file for the chaos server, loaded as the program loads it. `extra` are limits
     of both remotes, `remote` further keys of both, `top` further keys of the whole."""
-    limits = textwrap.indent(textwrap.dedent(FAST) + textwrap.dedent(extra), "      ")
+    chosen = FAST | dict(line.split(": ") for line in extra.splitlines())
+    limits = "\n".join(f"      {key}: {value}" for key, value in chosen.items())
     more = textwrap.indent(textwrap.dedent(remote), "    ")
     text = f"""
 listen: 127.0.0.1:0

@@ -93,7 +93,7 @@ def forget_entries(db: sqlite3.Connection, keys: Sequence[ArtifactKey], *, promi
         if row and row[0] is not None:
             refs[BlobRef(*row)] = None
         db.execute(sql.FORGET, key_row(key))
-        if promises:
+        if promises and key.path:  # no path also means that no index taught it
             db.execute(sql.FORGET_TAUGHT, (key.repo, key.path))
     return list(refs)
 

@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import BadRequest, Fault
+from artifactproxy.errors import BadRequest, Fault, MethodRefused
 from artifactproxy.model import Ask, Limits
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.paths import RESERVED
@@ -33,7 +33,7 @@ from artifactproxy.web.control import Control
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import error_answer, plain_page
 from artifactproxy.web.head import SERVER
-from artifactproxy.web.respond import Exchange, Line
+from artifactproxy.web.respond import Exchange, Line, VersionRefused
 
 BACKLOG = 1024
 _POLL = 0.02
@@ -210,7 +210,8 @@ class WebServer:
         return await self._control.answer(request)
 
     def _fault_answer(self, fault: Fault, exchange: Exchange, page: Callable[[Fault, Ask], Page]) -> Answer:
-        if isinstance(fault, BadRequest) or exchange.connection.refused or fault.status == 505:
+        # What follows a request that we did not understand is not trusted to be a request.
+        if isinstance(fault, BadRequest | MethodRefused | VersionRefused) or exchange.connection.refused:
             exchange.keep = False
         try:
             body = page(fault, exchange.ask)

@@ -77,14 +77,22 @@ def fs_stores(root: Path) -> Stores:
     def litter() -> Callable[[], bool]:
         shard = root / "blobs/sha256/ab"
         shard.mkdir(parents=True, exist_ok=True)
-        plain = [root / "blobs/README", root / "blobs/sha256/zz", shard / "abc", shard / ("AB" * 32), shard / ("cd" * 32)]
+        plain = [
+            root / "blobs/README",
+            root / "blobs/sha256/zz",
+            shard / "abc",
+            shard / ("AB" * 32),
+            shard / ("cd" * 32),
+        ]
         for path in plain:
             path.write_text("not a blob")
         folder = shard / ("ab" * 32)
         folder.mkdir()
         link = shard / ("ab" + "0" * 62)
         link.symlink_to(plain[0])
-        return lambda: all(path.read_text() == "not a blob" for path in plain) and folder.is_dir() and link.is_symlink()
+        return lambda: (
+            all(path.read_text() == "not a blob" for path in plain) and folder.is_dir() and link.is_symlink()
+        )
 
     def damage(sha256: str) -> None:
         with (root / "blobs/sha256" / sha256[:2] / sha256).open("ab") as file:
@@ -108,7 +116,14 @@ def sqlite_indexes(root: Path) -> Indexes:
     async def open_(**options: Any) -> AsyncIterator[SqliteIndex]:
         index = SqliteIndex(
             root / "index.sqlite",
-            **{"locals_": {"mine"}, "negative_keys": 5, "block": 10, "busy_timeout": 0.2, "clock": clock, **options},
+            **{
+                "locals_": {"mine"},
+                "negative_keys": 5,
+                "block": 10,
+                "busy_timeout": 0.2,
+                "clock": clock,
+                **options,
+            },
         )
         await index.start()
         try:

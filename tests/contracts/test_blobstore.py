@@ -217,7 +217,9 @@ async def test_b9_locate(store: BlobStore) -> None:
         await store.locate(ref_of(b"never put"))
 
 
-async def test_b9_a_blob_of_the_wrong_size_is_missing_and_can_be_put_again(store: BlobStore, box: Stores) -> None:
+async def test_b9_a_blob_of_the_wrong_size_is_missing_and_can_be_put_again(
+    store: BlobStore, box: Stores
+) -> None:
     body = b"whole"
     ref = ref_of(body)
     await store.put_bytes(ref, body)
@@ -277,8 +279,12 @@ async def test_b11_a_put_cancelled_in_the_queue_leaves_nothing(store: BlobStore,
 
 
 @pytest.mark.parametrize("point", ["tmp.opened", "tmp.full", "tmp.fsynced", "blob.linked", "dir.fsynced"])
-@pytest.mark.parametrize(("errno", "fault"), [("EIO", StoreUnavailable), ("ENOSPC", StoreFull), ("EDQUOT", StoreFull)])
-async def test_b12_a_failing_medium(store: BlobStore, box: Stores, point: str, errno: str, fault: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("errno", "fault"), [("EIO", StoreUnavailable), ("ENOSPC", StoreFull), ("EDQUOT", StoreFull)]
+)
+async def test_b12_a_failing_medium(
+    store: BlobStore, box: Stores, point: str, errno: str, fault: type[Exception]
+) -> None:
     body = b"not to be had"
     failpoints.arm(f"{point}=raise:{errno}@1")
     with pytest.raises(fault) as caught:

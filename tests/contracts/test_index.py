@@ -23,9 +23,13 @@ KEY = ArtifactKey("tools", "soup/soup-1.0.tgz")
 PAGE = ArtifactKey("tools", "simple/soup/", "json")
 
 
-def entry(key: ArtifactKey = KEY, sha256: str | None = A, kind: Kind = Kind.ARTIFACT, **more: Any) -> CacheEntry:
+def entry(
+    key: ArtifactKey = KEY, sha256: str | None = A, kind: Kind = Kind.ARTIFACT, **more: Any
+) -> CacheEntry:
     ref = None if sha256 is None else BlobRef(sha256, 10)
-    return CacheEntry(key, kind, ref, status=200 if ref else 404, **{"fetched_at": NOW, "checked_at": NOW, **more})
+    return CacheEntry(
+        key, kind, ref, status=200 if ref else 404, **{"fetched_at": NOW, "checked_at": NOW, **more}
+    )
 
 
 def promise(sha256: str = A, key: ArtifactKey = KEY, **more: Any) -> Promise:
@@ -118,7 +122,9 @@ async def test_i3_an_older_generation_never_replaces(index: Any) -> None:
 
 async def test_i3_late_writers_in_any_order(index: Any) -> None:
     numbers = [7, 3, 9, 1, 8, 2]
-    await asyncio.gather(*(index.record(entry(PAGE, kind=Kind.INDEX, generation=number)) for number in numbers))
+    await asyncio.gather(
+        *(index.record(entry(PAGE, kind=Kind.INDEX, generation=number)) for number in numbers)
+    )
     assert (await index.find(PAGE)).entry.generation == 9
 
 
@@ -200,13 +206,20 @@ async def test_i6_touch(index: Any) -> None:
     second=st.builds(ArtifactKey, *[st.text(alphabet="aA\0\u00e9e\u0301 %/", max_size=4)] * 3),
 )
 async def test_i7_keys_are_exact(index: Any, first: ArtifactKey, second: ArtifactKey) -> None:
-    keys = {first, second, replace(second, path=second.path + "\0"), replace(second, path=second.path.upper())}
+    keys = {
+        first,
+        second,
+        replace(second, path=second.path + "\0"),
+        replace(second, path=second.path.upper()),
+    }
     for number, key in enumerate(keys):
         await index.forget([key], promises=True)
         await index.record(entry(key, generation=number))
         await index.learn([promise(key=key, url=str(number))])
     for number, key in enumerate(keys):
-        assert await index.find(key) == Found(entry(key, generation=number), promise(key=key, url=str(number)))
+        assert await index.find(key) == Found(
+            entry(key, generation=number), promise(key=key, url=str(number))
+        )
     await index.forget(list(keys))
 
 

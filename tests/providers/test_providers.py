@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 from functools import cache
 from types import ModuleType
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -90,7 +90,9 @@ def _body(name: str, sample: Sample) -> bytes:
 
 def _rendered(name: str, sample: Sample) -> bytes:
     view = View(hidden=sample.hidden)
-    return provider(name).render(_route(name, sample), _body(name, sample), sample.base, view, sample.url).body
+    return (
+        provider(name).render(_route(name, sample), _body(name, sample), sample.base, view, sample.url).body
+    )
 
 
 sampled = pytest.mark.parametrize(
@@ -112,7 +114,9 @@ def test_sample_teaches_its_golden_promises(name: str, sample: Sample) -> None:
 
 @sampled
 def test_p6_every_rendered_address_leads_back(name: str, sample: Sample) -> None:
-    promised = {p.key: p.url for p in provider(name).learn(_route(name, sample), _body(name, sample), sample.url)}
+    promised = {
+        p.key: p.url for p in provider(name).learn(_route(name, sample), _body(name, sample), sample.url)
+    }
     links = table(name).links(_route(name, sample), _rendered(name, sample), sample.base)
     for link in links:
         assert link.startswith(f"{sample.base}/"), link
@@ -142,7 +146,25 @@ def test_p7_promised_keys_can_be_asked_for(name: str, sample: Sample) -> None:
 
 # --- laws over arbitrary paths --------------------------------------------------------------
 
-_NASTY = ["", ".", "..", "%2e%2e", "%2F", "%00", "%ff", "%zz", "a b", "\\", "#", "?", "é", "%C3%A9", "@s%2fn", "+", "%2B"]
+_NASTY = [
+    "",
+    ".",
+    "..",
+    "%2e%2e",
+    "%2F",
+    "%00",
+    "%ff",
+    "%zz",
+    "a b",
+    "\\",
+    "#",
+    "?",
+    "é",
+    "%C3%A9",
+    "@s%2fn",
+    "+",
+    "%2B",
+]
 
 
 def _segments(name: str) -> list[str]:
@@ -173,7 +195,9 @@ def test_laws_of_classify_over_arbitrary_paths(name: str) -> None:
     allowed = _allowed(name)
 
     @settings(max_examples=300, deadline=None)
-    @given(_paths(name), st.sampled_from(["", "a=b", "format=x", "%zz", "a=../b"]), st.sampled_from(["", "*/*"]))
+    @given(
+        _paths(name), st.sampled_from(["", "a=b", "format=x", "%zz", "a=../b"]), st.sampled_from(["", "*/*"])
+    )
     def laws(path: str, query: str, accept: str) -> None:
         got = _answer(name, path, query, accept)  # P1: anything else that is raised fails here
         assert got == _answer(name, path, query, accept)  # P2
@@ -240,7 +264,9 @@ def _faults() -> list[type[errors.Fault]]:
 def test_p8_problems_show_the_sentence_and_nothing_else(name: str, kind: type[errors.Fault]) -> None:
     fault = kind("the sentence", size=1) if kind is errors.BadRange else kind("the sentence")
     fault.__cause__ = OSError(13, "s3cret-cause", "/var/disk/path")
-    page = provider(name).problem(fault, ask(name, "a", query="token=s3cret", headers={"authorization": "s3cret"}))
+    page = provider(name).problem(
+        fault, ask(name, "a", query="token=s3cret", headers={"authorization": "s3cret"})
+    )
     shown = page.body.decode() + page.reason + page.media_type
     assert "the sentence" in page.body.decode()
     assert "s3cret" not in shown
@@ -261,11 +287,17 @@ def test_p8_a_reason_fits_into_a_status_line(name: str, detail: str) -> None:
 
 
 class Origins(PublicOrigins):
+    """One invented host per ecosystem."""
+
     def repository(self, purl: str) -> str:
-        return f"https://{quote(purl.split('/')[0].removeprefix('pkg:'))}.example/"
+        return f"https://{_ecosystem(purl)}.example/"
 
     def download(self, purl: str) -> str:
-        return f"https://{quote(purl.split('/')[0].removeprefix('pkg:'))}.example/base/{purl.rpartition('/')[2]}"
+        return f"https://{_ecosystem(purl)}.example/base/{purl.rpartition('/')[2]}"
+
+
+def _ecosystem(purl: str) -> str:
+    return purl.removeprefix("pkg:").partition("/")[0]
 
 
 def test_default_remotes_are_those_with_a_public_registry() -> None:
@@ -284,6 +316,9 @@ def test_the_public_index_is_found_in_the_package_url_library() -> None:
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_client_setups_are_complete(name: str) -> None:
     for setup in PROVIDERS[name].clients:
-        filled = [t.format(base=BASE, origin="https://proxy.example", host="proxy.example") for t in (setup.text, setup.insecure, setup.command)]
+        filled = [
+            t.format(base=BASE, origin="https://proxy.example", host="proxy.example")
+            for t in (setup.text, setup.insecure, setup.command)
+        ]
         assert "{" not in "".join(filled)
         assert BASE in filled[0]

@@ -67,7 +67,9 @@ def test_any_text_is_split_into_something(text: str, extension: str) -> None:
     project, version = names.split(text + extension)
     assert project == canonicalize_name(project)
     assert version in text or extension == ""
-    assert names.canonical_version(version) == names.canonical_version(names.canonical_version(version) or version)
+    assert names.canonical_version(version) == names.canonical_version(
+        names.canonical_version(version) or version
+    )
 
 
 def test_a_version_with_more_digits_than_python_reads_has_no_normal_form() -> None:

@@ -94,7 +94,11 @@ def test_an_honest_empty_project_passes(body: bytes) -> None:
     ids=range(12),
 )
 def test_what_is_no_index_is_bad_index(body: bytes) -> None:
-    for act in (lambda: PYPI.learn(route(), body, URL), lambda: render(body, JSON), lambda: render(body, HTML)):
+    for act in (
+        lambda: PYPI.learn(route(), body, URL),
+        lambda: render(body, JSON),
+        lambda: render(body, HTML),
+    ):
         with pytest.raises(UpstreamBroken) as caught:
             act()
         assert caught.value.code == "bad_index"
@@ -144,9 +148,29 @@ _json = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-_keys = ["filename", "url", "hashes", "size", "yanked", "core-metadata", "upload-time", "provenance", "gpg-sig"]
+_keys = [
+    "filename",
+    "url",
+    "hashes",
+    "size",
+    "yanked",
+    "core-metadata",
+    "upload-time",
+    "provenance",
+    "gpg-sig",
+]
 _entry = st.dictionaries(st.sampled_from(_keys), _json | st.just("https://files.example/pot-1.zip"))
-_top = ["files", "meta", "versions", "projects", "project-status", "info", "urls", "releases", "alternate-locations"]
+_top = [
+    "files",
+    "meta",
+    "versions",
+    "projects",
+    "project-status",
+    "info",
+    "urls",
+    "releases",
+    "alternate-locations",
+]
 
 
 @given(st.dictionaries(st.sampled_from(_top), _json | st.lists(_entry, max_size=2)))
@@ -205,7 +229,16 @@ def test_addresses_are_judged_as_our_own_paths_are() -> None:
 
 
 @given(
-    st.sampled_from(["http://nexus", "http://nexus:8081", "https://a.example", "http://127.0.0.1:9", "http://[::1]:9", "https://py2.py3"]),
+    st.sampled_from(
+        [
+            "http://nexus",
+            "http://nexus:8081",
+            "https://a.example",
+            "http://127.0.0.1:9",
+            "http://[::1]:9",
+            "https://py2.py3",
+        ]
+    ),
     st.lists(st.text("ab~+!é %:@;=&'", min_size=1, max_size=5), max_size=3),
     st.sampled_from(["", "?sig=a%2Bb&c"]),
 )
@@ -222,7 +255,14 @@ def test_p6_every_kept_address_leads_back(origin: str, folders: list[str], query
 
 
 def test_hashes_that_are_none_are_dropped() -> None:
-    hashes = {"sha256": "a" * 63, "md5": "B" * 32, "Sha1": "c" * 40, "sha512": 5, "x y": "d" * 20, "sha384": "-" * 96}
+    hashes = {
+        "sha256": "a" * 63,
+        "md5": "B" * 32,
+        "Sha1": "c" * 40,
+        "sha512": 5,
+        "x y": "d" * 20,
+        "sha384": "-" * 96,
+    }
     assert files(hashes=hashes)["hashes"] == {"md5": "b" * 32, "sha1": "c" * 40}
 
 
@@ -237,7 +277,7 @@ def test_sizes_are_counts(size: object) -> None:
 
 @pytest.mark.parametrize("raw", ["NaN", "Infinity", "-Infinity", "1e999999"])
 def test_numbers_that_are_none_leave_no_trace(raw: str) -> None:
-    entry = '{"filename":"pot-1.zip","url":"https://files.example/pot-1.zip","hashes":{},"size":%s}' % raw
+    entry = f'{{"filename":"pot-1.zip","url":"https://files.example/pot-1.zip","hashes":{{}},"size":{raw}}}'
     assert b"size" not in render(f'{{"files":[{entry}]}}'.encode(), JSON)
     legacy = f'{{"info":{{"n":{raw}}},"urls":[]}}'.encode()
     assert json.loads(render(legacy, "", path="pypi/pot/json"))["info"] == {"n": None}
@@ -249,17 +289,24 @@ def test_numbers_that_are_none_leave_no_trace(raw: str) -> None:
         ("1970-01-01T00:00:01Z", 1.0),
         ("1970-01-01T00:00:01.5Z", 1.5),
         ("1970-01-01T01:00:00+01:00", 0.0),
-        ("1970-01-01T00:00:00", 0.0),
-        ("soon", None),
-        ("0001-01-01T00:00:00+14:00", None),
-        ("9" * 100, None),
-        ("", None),
+        ("1970-01-01T00:00:01.123456789Z", 1.123456),
     ],
 )
-def test_times(text: str, seconds: float | None) -> None:
-    assert posix(text) in {seconds, -62135647200.0 if seconds is None and text.startswith("0001") else seconds}
-    if posix(text) is None:
-        assert "upload-time" not in files(**{"upload-time": text})
+def test_upload_times_are_kept_as_spelled(text: str, seconds: float) -> None:
+    assert posix(text) == seconds
+    assert files(**{"upload-time": text})["upload-time"] == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["soon", "", "9" * 100, "2024-13-01T00:00:00Z", "2024-01-01", "20240101T000000Z", "2024-W01-1", 5, None],
+)
+def test_upload_times_that_are_none_are_dropped(text: object) -> None:
+    assert "upload-time" not in files(**{"upload-time": text})
+
+
+def test_an_upload_time_without_a_zone_is_utc() -> None:
+    assert files(**{"upload-time": "2024-01-02T03:04:05"})["upload-time"] == "2024-01-02T03:04:05Z"
 
 
 def test_of_two_entries_for_one_path_the_first_is_promised() -> None:
@@ -285,16 +332,29 @@ def test_the_hash_of_a_wheel_is_never_given_to_its_metadata() -> None:
 
 def test_provenance_is_ours_only_where_it_can_be_https() -> None:
     theirs = "https://index.example/integrity/pot/1/pot-1.zip/provenance"
-    body = json.dumps({"files": [{"filename": "pot-1.zip", "url": "pot-1.zip", "hashes": {}, "provenance": theirs}]}).encode()
-    at = {base: json.loads(render(body, JSON, base=base))["files"][0]["provenance"] for base in ("http://p/r", "https://p/r")}
+    body = json.dumps(
+        {"files": [{"filename": "pot-1.zip", "url": "pot-1.zip", "hashes": {}, "provenance": theirs}]}
+    ).encode()
+    at = {
+        base: json.loads(render(body, JSON, base=base))["files"][0]["provenance"]
+        for base in ("http://p/r", "https://p/r")
+    }
     assert at == {"http://p/r": theirs, "https://p/r": "https://p/r/integrity/pot/1/pot-1.zip/provenance"}
 
 
 def test_versions_of_an_html_page_come_from_its_files_in_order() -> None:
-    names = ["pot-10.0.zip", "pot-9.0-py3-none-any.whl", "pot-2.0rc1.tar.gz", "pot-1.0-1.tar.gz", "pot-1.0-1.noarch.rpm", "pot-bad.zip", "other-7.zip"]
+    names = [
+        "pot-10.0.zip",
+        "pot-9.0-py3-none-any.whl",
+        "pot-2.0rc1.tar.gz",
+        "pot-1.0-1.tar.gz",
+        "pot-1.0-1.noarch.rpm",
+        "pot-bad.zip",
+        "other-7.zip",
+    ]
     body = page(*(f'<a href="{name}">{name}</a>' for name in names))
     document = json.loads(render(body, JSON))
-    assert document["versions"] == ["1.0.post1", "2.0rc1", "9.0", "10.0"] or "7" in document["versions"]
+    assert document["versions"] == ["1.0.post1", "2.0rc1", "9.0", "10.0"]
     assert document["meta"] == {"api-version": "1.0"}
 
 
@@ -357,14 +417,16 @@ def _markup(draw: st.DrawFn) -> str:
     for _ in range(draw(st.integers(0, 4))):
         attributes = draw(st.lists(_attribute(), max_size=4))
         anchor = f"<{draw(st.sampled_from(['a', 'A']))} {' '.join(attributes)}{draw(st.sampled_from(['', ' ']))}>text</a>"
-        wrap = draw(st.sampled_from(["{}", "<!-- {} -->", "<br />{}", "<script>{}</script>", "<abbr>{}", "\n{}\n"]))
+        wrap = draw(
+            st.sampled_from(["{}", "<!-- {} -->", "<br />{}", "<script>{}</script>", "<abbr>{}", "\n{}\n"])
+        )
         pieces.append(wrap.format(anchor))
     return "".join(pieces)
 
 
 @given(_markup())
 @settings(max_examples=400, deadline=None)
-@example("<a href=\"a>b\" title='x\"y'>z</a>")
+@example('<a href="a>b" title=\'x"y\'>z</a>')
 @example("<a/href=x>y</a>")
 @example("<!--><a href=b>y</a>-->")
 def test_anchors_are_those_of_the_standard_parser(text: str) -> None:
@@ -376,7 +438,10 @@ def test_anchors_are_those_of_the_standard_parser(text: str) -> None:
     assert [attributes for attributes, _ in markup.anchors(text, markup.Marks())] == reference.found
 
 
-@pytest.mark.parametrize("piece", ["<a ", '<a "', "<a href='", "<!--", "<script>", "<title>", "<a b=", '<a x="">', "<", "</a", "<a\n\n"])
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", '<a "', "<a href='", "<!--", "<script>", "<title>", "<a b=", '<a x="">', "<", "</a", "<a\n\n"],
+)
 def test_endless_hostile_markup_is_read_once(piece: str) -> None:
     """Would take minutes if reading a page cost more than its length."""
     assert len(list(markup.anchors(piece * 150_000, markup.Marks()))) in (0, 150_000)
@@ -387,14 +452,20 @@ def test_an_address_keeps_its_ampersands() -> None:
     assert attributes == {"href": "x?a=1&copy=2&b=3A", "title": ">=3"}
 
 
-_text = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Cf", "Zl", "Zp", "Zs", "Co", "Cn"]), min_size=1, max_size=12)
+_text = st.text(
+    st.characters(blacklist_categories=["Cs", "Cc", "Cf", "Zl", "Zp", "Zs", "Co", "Cn"]),
+    min_size=1,
+    max_size=12,
+)
 _hashes = st.just({"sha256": "a" * 64}) | st.just({})
 
 
 @st.composite
 def _files(draw: st.DrawFn) -> File:
     filename = draw(st.sampled_from(["pot-1.zip", "pot-2.0-py3-none-any.whl", "pot-1.0+a.1.tar.gz"]))
-    address = Addresses(URL).read(f"https://files.example/{draw(st.sampled_from(['a', 'b/c', '~d%20e']))}/{filename}")
+    address = Addresses(URL).read(
+        f"https://files.example/{draw(st.sampled_from(['a', 'b/c', '~d%20e']))}/{filename}"
+    )
     assert address is not None
     return File(
         filename,
@@ -415,13 +486,25 @@ _projects = st.builds(
     files=st.lists(_files(), max_size=3),
     status=st.just("") | _text,
     status_reason=st.just("") | _text,
-    tracks=st.just([]) | st.just(["https://a.example/<&\">/"]),
+    tracks=st.just([]) | st.just(['https://a.example/<&">/']),
 )
 
 
 def _said(project: Project) -> list[object]:
     """All that both forms can say, addresses aside."""
-    each = [(f.filename, f.hashes, f.requires_python, f.yanked, f.core_metadata, f.gpg_sig, f.upload_time, f.provenance) for f in project.files]
+    each = [
+        (
+            f.filename,
+            f.hashes,
+            f.requires_python,
+            f.yanked,
+            f.core_metadata,
+            f.gpg_sig,
+            f.upload_time,
+            f.provenance,
+        )
+        for f in project.files
+    ]
     reason = project.status_reason if project.status else ""
     return [each, project.status, reason, project.tracks, project.alternates]
 
@@ -440,11 +523,15 @@ def test_both_forms_carry_the_whole_model(project: Project) -> None:
         assert got.address.url == f"https://proxy.example/r/{original.address.path}"
 
 
-@pytest.mark.parametrize("text", ['"><script>alert(1)</script>', "' onload='x", "<!--", "&lt;b&gt;", "</a><a href=x>"])
+@pytest.mark.parametrize(
+    "text", ['"><script>alert(1)</script>', "' onload='x", "<!--", "&lt;b&gt;", "</a><a href=x>"]
+)
 def test_nothing_of_upstream_becomes_markup(text: str) -> None:
     entry = {"filename": text, "url": "pot-1.zip", "hashes": {}, "yanked": text, "requires-python": text}
     status = {"status": text, "reason": text}
-    body = json.dumps({"files": [entry], "project-status": status, "meta": {"tracks": [f"https://x/{text}"]}}).encode()
+    body = json.dumps(
+        {"files": [entry], "project-status": status, "meta": {"tracks": [f"https://x/{text}"]}}
+    ).encode()
     html = render(body, HTML).decode()
     assert text not in html
     assert html.count("<a ") == 1

@@ -288,11 +288,12 @@ def test_rejected(found: Admission, expected: Any) -> None:
 
 
 def test_upstreams_status_travels_with_the_fault_and_stays_on_the_instance() -> None:
-    for status in (206, 302, 304, 400, 401, 403, 408, 429, 451, 500, 503):
-        rejected = judge(INDEX, head(status))
+    answers = [head(status) for status in (206, 302, 304, 400, 401, 403, 408, 429, 451, 500, 503)]
+    for answer in [*answers, UNFRAMED, head(length=501), head(content_encoding="br")]:
+        rejected = judge(INDEX, answer)
         assert isinstance(rejected, Reject)
         assert isinstance(rejected.fault, UpstreamFault)
-        assert rejected.fault.upstream_status == status
+        assert rejected.fault.upstream_status == answer.status
     assert (UpstreamFault.status, UpstreamBusy.status) == (502, 503)
 
 

@@ -385,6 +385,7 @@ def test_ttl_of(admin: float | None, usual: float | None, said: str, ttl: float)
         (index(140), False, "max-age=0"),
         (index(-900), False, "max-age=100"),
         (absence(1), False, "max-age=0"),
+        (replace(STORED, ref=None, status=410), False, "max-age=0"),
     ],
 )
 def test_client_cache_control(entry: CacheEntry, private: bool, sent: str) -> None:

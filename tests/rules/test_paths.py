@@ -131,6 +131,7 @@ def test_split(target: str, expected: tuple[str, str, str]) -> None:
 
 
 def test_limits_are_exact() -> None:
+    assert (paths.MAX_TARGET_BYTES, paths.MAX_SEGMENTS, paths.MAX_PARAMETERS) == (8190, 256, 256)
     longest = "/" + "a" * (paths.MAX_TARGET_BYTES - 1)
     assert paths.split_target(longest)[0] == longest[1:]
     with pytest.raises(BadPath):

@@ -113,6 +113,7 @@ async def test_other_methods_are_405(rig, method) -> None:
 async def test_connect_is_refused(rig) -> None:
     got = await rig.raw(b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n" + NEXT)
     assert got.split(b" ", 2)[1] in (b"400", b"405")
+    assert got.count(b"HTTP/1.1 ") == 1
     assert rig.engine.asked == []
 
 

@@ -170,6 +170,6 @@ async def test_the_control_socket_is_private_and_replaced(rig, control, rigs, tm
     await second.server.close()
     assert not path.exists()
     path.write_text("not a socket")
-    with pytest.raises(OSError, match=""):
+    with pytest.raises(OSError, match="in use|not a socket|File exists"):
         await (await rigs()).server.start_unix(str(path))
     assert path.read_text() == "not a socket"

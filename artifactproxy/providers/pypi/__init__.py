@@ -100,8 +100,6 @@ class PyPI(Provider):
     def public_upstream(cls, origin_of: PublicOrigins) -> str | None:
         return origin_of.repository("pkg:pypi/pip") + "simple/"
 
-    # --- paths ------------------------------------------------------------------------------
-
     def classify(self, ask: Ask) -> Route | Reply:
         judge_path(ask.path)
         path = canonical_path(ask.path)
@@ -227,8 +225,6 @@ class PyPI(Provider):
             purl=names.purl(project, version) if names.PROJECT.fullmatch(project) else "",
             max_bytes=SIDECAR_BYTES if suffix else None,
         )
-
-    # --- documents --------------------------------------------------------------------------
 
     def learn(self, route: Route, body: bytes, url: str) -> Iterable[Promise]:
         if route.key.path == "simple/":

@@ -22,6 +22,7 @@ Hashes = dict[str, str]
 _HEX_DIGITS = {"sha256": 64, "sha512": 128, "sha384": 96, "sha224": 56, "sha1": 40, "md5": 32}
 _ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
 _HEX = re.compile(r"[0-9a-fA-F]{8,256}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _API_VERSION = re.compile(r"1\.[0-9]{1,4}")
 _PACKAGED = (".rpm", ".deb", ".msi", ".dmg")
 
@@ -84,10 +85,11 @@ class Listing:
 
 
 def _file_versions(page: Project) -> set[str]:
-    """Canonical versions that the page has files of; formats with numbers of their own say none."""
+    """Canonical versions that the page has files of; system packages number theirs."""
     project = names.normalised(page.name)
     filenames = (f.filename for f in page.files if not f.filename.lower().endswith(_PACKAGED))
-    return {names.canonical_version(names.split(name, project)[1]) for name in filenames} - {""}
+    pairs = (names.split(filename, project) for filename in filenames)
+    return {names.canonical_version(version) for name, version in pairs if name == project} - {""}
 
 
 def digests(hashes: Hashes) -> tuple[Digest, ...]:
@@ -126,8 +128,12 @@ def clean_int(value: object) -> int | None:
 
 
 def clean_time(value: object) -> str | None:
-    """An RFC 3339 time as it was spelled, or None: clients refuse whole pages over a bad one."""
-    return value if isinstance(value, str) and posix(value) is not None else None
+    """An RFC 3339 time as it was spelled, in UTC where it names no zone, or None: clients refuse a
+    whole page over one time that they cannot read."""
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None or posix(match[0]) is None:
+        return None
+    return match[0] if match[1] else match[0] + "Z"
 
 
 def clean_api_version(value: object) -> str:

@@ -35,18 +35,19 @@ _BROKEN = (
 
 
 class _Frugal(io.RawIOBase):
-    """A file that refuses to hand out more than a zip's directory and one member should need."""
+    """A file that hands out no more bytes than `left`, whatever the archive claims to need."""
 
-    def __init__(self, source: BinaryIO, allowance: int) -> None:
+    def __init__(self, source: BinaryIO, left: int) -> None:
         super().__init__()
         self._source = source
-        self._left = allowance
+        self.left = left
 
     def read(self, size: int = -1, /) -> bytes:
-        if size is None or size < 0 or size > self._left:
+        body = self._source.read(self.left + 1 if size < 0 else min(size, self.left + 1))
+        if len(body) > self.left:
             raise ValueError("the archive wants more than it may have")
-        self._left -= size
-        return self._source.read(size)
+        self.left -= len(body)
+        return body
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         return self._source.seek(offset, whence)
@@ -65,8 +66,9 @@ def metadata(source: BinaryIO, filename: str) -> bytes | None:
     """METADATA of the wheel called `filename`; None unless there is exactly one at the top level
     and it belongs to this project."""
     try:
-        frugal = _Frugal(source, MAX_DIRECTORY + MAX_METADATA + 2**20)
+        frugal = _Frugal(source, MAX_DIRECTORY)
         with zipfile.ZipFile(cast("IO[bytes]", frugal)) as archive:
+            frugal.left = MAX_METADATA
             member = _member(archive, filename)
             return _read(archive, member) if member else None
     except _BROKEN:
@@ -90,7 +92,8 @@ def _member(archive: zipfile.ZipFile, filename: str) -> zipfile.ZipInfo | None:
 
 
 def _same_version(one: str, other: str) -> bool:
-    return one == other or names.canonical_version(one) == names.canonical_version(other) != ""
+    known = names.canonical_version(one) and names.canonical_version(other)
+    return one == other or (bool(known) and names.order(one) == names.order(other))
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | None:

@@ -1,0 +1,60 @@
+"""Files for the origin: random, and made new by a stamp at their end so that no two fills are alike."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from bench.model import MIB
+
+_STAMP = 32  # bytes
+
+
+class Blob:
+    """One origin file whose content changes with every `renew`, without hashing the whole again."""
+
+    def __init__(self, path: Path, size: int, *, sparse: bool = False) -> None:
+        self.path = path
+        self.size = size
+        self._prefix = hashlib.sha256()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            left = size - _STAMP
+            while left:
+                step = min(left, MIB)
+                chunk = bytes(step) if sparse else os.urandom(step)
+                self._prefix.update(chunk)
+                left -= step
+                if sparse:
+                    file.seek(step, os.SEEK_CUR)
+                else:
+                    file.write(chunk)
+        self.sha256 = ""
+        self.renew()
+
+    def renew(self) -> str:
+        """New content; returns its sha256."""
+        stamp = os.urandom(_STAMP)
+        with self.path.open("r+b") as file:
+            file.seek(self.size - _STAMP)
+            file.write(stamp)
+            file.truncate(self.size)
+        digest = self._prefix.copy()
+        digest.update(stamp)
+        self.sha256 = digest.hexdigest()
+        return self.sha256
+
+
+def promise(root: Path, name: str, blob: Blob, *, releases: int = 1) -> list[str]:
+    """An index page of project `name` that promises the blob's digest for each release; returns the file names."""
+    files = [f"{name}-{number}.0-py3-none-any.whl" for number in range(1, releases + 1)]
+    source = blob.path.relative_to(root)
+    links = "\n".join(
+        f'<a href="/as/{name}-{number}/{source}/{file}#sha256={blob.sha256}">{file}</a><br>'
+        for number, file in enumerate(files, 1)
+    )
+    page = root / "simple" / name / "index.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(f"<!DOCTYPE html><html><body>\n{links}\n</body></html>\n")
+    return files

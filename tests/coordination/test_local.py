@@ -1,0 +1,96 @@
+"""What only lease files can suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from artifactproxy.coordination.local import LocalCoordinator
+from artifactproxy.errors import StoreUnavailable
+
+KEY = "tools/simple/soup/"
+
+
+async def opened(folder: Path) -> LocalCoordinator:
+    coordinator = LocalCoordinator(folder, poll=0.001)
+    await coordinator.start()
+    return coordinator
+
+
+async def test_no_file_and_no_memory_is_left_behind(tmp_path: Path) -> None:
+    coordinator = await opened(tmp_path)
+    for key in ("a", "b", "a"):
+        async with await coordinator.acquire(key, wait=0) as lease:  # type: ignore[union-attr]
+            assert lease.path.name == hashlib.sha256(key.encode()).hexdigest()
+            assert await coordinator.acquire(key, wait=0.01) is None
+    assert list(tmp_path.iterdir()) == []
+    assert coordinator._turns == {}
+
+
+async def test_start_removes_what_dead_holders_left(tmp_path: Path) -> None:
+    dead, held, foreign = tmp_path / ("0" * 64), tmp_path / ("1" * 64), tmp_path / "README"
+    for path in (dead, held, foreign):
+        path.touch()
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        await opened(tmp_path)
+        assert set(tmp_path.iterdir()) == {held, foreign}
+
+
+async def test_a_lease_file_that_was_removed_under_a_waiter(tmp_path: Path) -> None:
+    one, other = await opened(tmp_path), await opened(tmp_path)
+    lease = await one.acquire(KEY, wait=0)
+    assert lease is not None
+    # A waiter that opened the file before its removal locks a file that no longer has the name.
+    early = os.open(lease.path, os.O_RDWR)
+    await lease.release()
+    fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    following = await other.acquire(KEY, wait=0)
+    assert following is not None
+    os.close(early)
+    assert await one.acquire(KEY, wait=0.01) is None
+    await following.release()
+
+
+async def test_release_never_removes_the_file_of_another(tmp_path: Path) -> None:
+    coordinator = await opened(tmp_path)
+    lease = await coordinator.acquire(KEY, wait=0)
+    assert lease is not None
+    lease.path.unlink()
+    lease.path.write_text("somebody else's")
+    await lease.release()
+    assert lease.path.read_text() == "somebody else's"
+
+
+async def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    coordinator = await opened(tmp_path / "leases")
+    target = tmp_path / "target"
+    (tmp_path / "leases" / hashlib.sha256(KEY.encode()).hexdigest()).symlink_to(target)
+    assert await coordinator.acquire(KEY, wait=0.01) is None
+    assert not target.exists()
+
+
+async def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="leases"):
+        await opened(tmp_path / "file" / "leases")
+
+
+async def test_waiting_tasks_of_one_process_are_served_in_order(tmp_path: Path) -> None:
+    coordinator = await opened(tmp_path)
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        lease = await coordinator.acquire(KEY, wait=10)
+        assert lease is not None
+        order.append(number)
+        await asyncio.sleep(0)
+        await lease.release()
+
+    await asyncio.gather(*map(work, range(10)))
+    assert order == list(range(10))
