@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 from bench.model import MIB
@@ -46,15 +47,20 @@ class Blob:
         return self.sha256
 
 
-def promise(root: Path, name: str, blob: Blob, *, releases: int = 1) -> list[str]:
-    """An index page of project `name` that promises the blob's digest for each release; returns the file names."""
-    files = [f"{name}-{number}.0-py3-none-any.whl" for number in range(1, releases + 1)]
-    source = blob.path.relative_to(root)
+def cold_paths(blob: Blob, count: int = 1) -> list[str]:
+    """Origin paths of the blob that nobody has asked for yet."""
+    return [f"/as/{secrets.token_hex(8)}/{blob.path.name}/file.bin" for _ in range(count)]
+
+
+def promise(root: Path, blob: Blob, count: int = 1) -> str:
+    """Write an index page of a new project that promises the blob's digest for `count` files; returns its name."""
+    name = f"bench{secrets.token_hex(8)}"
+    files = [f"{name}-{number}.0-py3-none-any.whl" for number in range(1, count + 1)]
     links = "\n".join(
-        f'<a href="/as/{name}-{number}/{source}/{file}#sha256={blob.sha256}">{file}</a><br>'
+        f'<a href="/as/{name}-{number}/{blob.path.name}/{file}#sha256={blob.sha256}">{file}</a><br>'
         for number, file in enumerate(files, 1)
     )
     page = root / "simple" / name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(f"<!DOCTYPE html><html><body>\n{links}\n</body></html>\n")
-    return files
+    return name

@@ -35,7 +35,15 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    rounds=2, large=32 * MIB, middle=8 * MIB, clients=24, at_once=3, streams=2, first_bytes=5, wrk_seconds=1, quick=True
+    rounds=2,
+    large=32 * MIB,
+    middle=8 * MIB,
+    clients=24,
+    at_once=3,
+    streams=2,
+    first_bytes=5,
+    wrk_seconds=1,
+    quick=True,
 )
 
 

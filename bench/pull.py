@@ -1,7 +1,7 @@
-"""The client of the large measures: `python -m bench.pull JSON` pulls all paths at once.
+"""The client of the large measures: `python -m bench.pull JSON` pulls paths, some at once.
 
 Bodies are discarded in the kernel (MSG_TRUNC) where only time counts, so that the client is not
-what is measured, or compared byte for byte with a file. Prints one JSON object per transfer.
+what is measured, or compared byte for byte with a file. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from bench.model import CannotMeasure
 from bench.servers import run_pinned
 
 CHUNK = 1 << 20
@@ -39,18 +40,38 @@ class Pulled:
     same: bool | None = None  # None: not compared
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    seconds: float  # from the first connection to the last byte
+    transfers: list[Pulled]
+
+    @property
+    def size(self) -> int:
+        return sum(each.size for each in self.transfers)
+
+
 def pull(
     port: int,
     paths: Sequence[str],
     cores: frozenset[int],
     *,
+    at_once: int = 1,
     like: Path | None = None,
     timeout: float = 120.0,
-) -> list[Pulled]:
-    """Pull in a process of its own on `cores`. Raises `CannotMeasure` if it fails or takes too long."""
-    order = {"port": port, "paths": list(paths), "like": str(like) if like else None, "timeout": timeout}
+) -> Run:
+    """Pull in a process of its own on `cores`; with `like`, compare each body with that file.
+
+    Raises `CannotMeasure` unless every transfer is whole, answered with 200 and, if compared, the same.
+    """
+    order = {"port": port, "paths": list(paths), "at_once": at_once}
+    order |= {"like": str(like) if like else "", "timeout": timeout}
     printed = run_pinned([sys.executable, "-m", "bench.pull", json.dumps(order)], cores, timeout + 10)
-    return [Pulled(**json.loads(line)) for line in printed.splitlines()]
+    run = json.loads(printed)
+    transfers = [Pulled(**each) for each in run["transfers"]]
+    for each in transfers:
+        if each.status != 200 or not each.whole or each.same is False:
+            raise CannotMeasure(f"{each.path}: status {each.status}, {each.size} bytes, same: {each.same}")
+    return Run(run["seconds"], transfers)
 
 
 class _Transfer:
@@ -109,13 +130,12 @@ class _Transfer:
         self.result.total = time.perf_counter() - self._started
         self.result.whole = whole
         self.result.same = (self._same and whole) if self._expected is not None else None
-        self.socket.close()
         return True
 
 
 class _Expected:
     def __init__(self, path: str) -> None:
-        with open(path, "rb") as file:  # a private mapping, because ctypes wants a writable one
+        with Path(path).open("rb") as file:  # a private mapping, because ctypes wants a writable one
             self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._content))
 
@@ -125,24 +145,25 @@ class _Expected:
         return not _memcmp(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), self._start + offset, length)
 
 
-def main(order: dict[str, object]) -> None:
-    expected = _Expected(str(order["like"])) if order["like"] else None
-    deadline = time.monotonic() + float(str(order["timeout"]))
-    buffer = bytearray(CHUNK)
+def main(port: int, paths: list[str], at_once: int, like: str, timeout: float) -> None:
+    expected = _Expected(like) if like else None
+    begun = time.perf_counter()
+    buffer, waiting, ended = bytearray(CHUNK), paths[::-1], []
     with selectors.DefaultSelector() as ready:
-        transfers = [_Transfer(int(str(order["port"])), path, expected) for path in list(order["paths"])]  # type: ignore[call-overload]
-        for transfer in transfers:
-            ready.register(transfer.socket, selectors.EVENT_READ, transfer)
-        while ready.get_map():
-            if time.monotonic() > deadline:
-                sys.exit("not finished in time")
+        while waiting or ready.get_map():
+            while waiting and len(ready.get_map()) < at_once:
+                transfer = _Transfer(port, waiting.pop(), expected)
+                ready.register(transfer.socket, selectors.EVENT_READ, transfer)
             for key, _ in ready.select(1.0):
-                sock = key.fileobj
                 if key.data.read(buffer):
-                    ready.unregister(sock)
-    for transfer in transfers:
-        print(json.dumps(asdict(transfer.result)))
+                    ready.unregister(key.fileobj)
+                    key.data.socket.close()
+                    ended.append(key.data.result)
+            if time.perf_counter() - begun > timeout:
+                sys.exit(f"not finished in {timeout:.0f} s")
+    seconds = time.perf_counter() - begun
+    print(json.dumps({"seconds": seconds, "transfers": [asdict(each) for each in ended]}))
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(**json.loads(sys.argv[1]))

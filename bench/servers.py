@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 from bench.model import CannotMeasure
 
@@ -36,8 +37,8 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _pin(cores: frozenset[int]) -> None:
-    os.sched_setaffinity(0, cores)
+def _pinned(command: Sequence[str], cores: frozenset[int]) -> list[str]:
+    return [tool("taskset"), "-c", ",".join(map(str, sorted(cores))), *command]
 
 
 def run_pinned(
@@ -45,14 +46,13 @@ def run_pinned(
 ) -> str:
     """What a program printed. Raises `CannotMeasure` if it fails or takes more than `timeout` seconds."""
     with subprocess.Popen(
-        command,
+        _pinned(command, cores),
         cwd=_ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: _pin(cores),  # noqa: PLW1509  (no thread of ours holds a lock here)
     ) as process:
         try:
             printed, complaint = process.communicate(timeout=timeout)
@@ -71,17 +71,16 @@ class Server:
         self._output = output
         with output.open("wb") as file:
             self._process = subprocess.Popen(
-                command,
+                _pinned(command, cores),
                 cwd=_ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: _pin(cores),  # noqa: PLW1509  (as above)
             )
         self.pid = self._process.pid
         self.started = time.perf_counter()
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +121,9 @@ def proxy_command(port: int, data: Path, config: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, cores: frozenset[int], remotes: str = "", *, keep: bool = False) -> Iterator[tuple[Server, int]]:
+def proxy(
+    folder: Path, cores: frozenset[int], remotes: str = "", *, keep: bool = False
+) -> Iterator[tuple[Server, int]]:
     """Our own server in `folder`, its default log going to a file; the folder goes with it unless kept."""
     folder.mkdir(parents=True, exist_ok=True)
     config, log, port = folder / "config.yaml", folder / "requests.log", free_port()
@@ -171,7 +172,7 @@ _ORIGIN = """
     root {root};
     index index.html;
     access_log {folder}/access.log counted;
-    rewrite ^/as/[^/]+/(.*)$ /$1 break;
+    rewrite ^/as/[^/]+/([^/]+)/ /$1 break;
   }}
 """
 
@@ -179,12 +180,12 @@ _CACHE = """
   open_file_cache max=1000 inactive=60s; open_file_cache_valid 60s;
   proxy_cache_path {folder}/cache levels=1:2 keys_zone=c:16m max_size=100g inactive=1d use_temp_path=off;
   upstream origin {{ server 127.0.0.1:{origin}; keepalive 64; }}
+"""
+
+_CACHE_SERVER = """
   server {{
     listen 127.0.0.1:{port} backlog=1024;
-    listen 127.0.0.1:{logged_port} backlog=1024;
-    set $logged 0;
-    if ($server_port = {logged_port}) {{ set $logged 1; }}
-    access_log {folder}/access.log combined if=$logged;
+    access_log {log};
     location /static/ {{ alias {root}/; }}
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -211,7 +212,7 @@ def _nginx(folder: Path, cores: frozenset[int], body: str, port: int, probe: str
 
 
 class Origin:
-    """The upstream of everything: static files, each also under any number of `/as/KEY/` names."""
+    """The upstream of everything: static files; `/as/KEY/FILE/NAME` is FILE under as many names as wanted."""
 
     def __init__(self, port: int, root: Path, log: Path) -> None:
         self.port = port
@@ -220,7 +221,11 @@ class Origin:
 
     def gets(self, path: str) -> int:
         """How many whole-file GETs arrived for `path`."""
-        return sum(1 for line in self._log.read_text().splitlines() if re.match(rf'GET \d+ {re.escape(path)} "-"$', line))
+        return sum(
+            1
+            for line in self._log.read_text().splitlines()
+            if re.match(rf'GET \d+ {re.escape(path)} "-"$', line)
+        )
 
 
 @contextlib.contextmanager
@@ -235,8 +240,13 @@ def origin(folder: Path, root: Path, cores: frozenset[int]) -> Iterator[Origin]:
 
 @contextlib.contextmanager
 def nginx_cache(folder: Path, of: Origin, cores: frozenset[int]) -> Iterator[tuple[Server, int, int]]:
-    """nginx with an empty proxy_cache before the origin, and its files under /static/. A second port writes an access log."""
+    """nginx with an empty proxy_cache before the origin, and the origin's files under /static/.
+
+    The second of the two ports writes an access log.
+    """
     port, logged_port = free_port(), free_port()
-    body = _CACHE.format(folder=folder, root=of.root, port=port, logged_port=logged_port, origin=of.port)
+    body = _CACHE.format(folder=folder, origin=of.port)
+    body += _CACHE_SERVER.format(port=port, root=of.root, log="off")
+    body += _CACHE_SERVER.format(port=logged_port, root=of.root, log=f"{folder}/access.log combined")
     with _nginx(folder, cores, body, port, "/static/ready") as server:
         yield server, port, logged_port

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from bench.model import MIB
 
@@ -76,7 +77,7 @@ class PeakWatch:
         self.proportional = 0.0
         self.peak = 0.0
 
-    def __enter__(self) -> PeakWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -68,7 +68,9 @@ class Proxy:
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> Got:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.client.request(method, self.base + path, headers=named, allow_redirects=False) as answer:
+        async with self.client.request(
+            method, self.base + path, headers=named, allow_redirects=False
+        ) as answer:
             try:
                 body: bytes | None = await answer.read()
             except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError):
@@ -100,10 +102,15 @@ class Proxy:
         check_store(self.data)
         for _ in range(100):
             left = self.open_bodies()
-            if not left and open_sockets() <= self.sockets + POOLED:
+            if (
+                len(left) == self.engine.states()["rendered_files"]
+                and open_sockets() <= self.sockets + POOLED
+            ):
                 return
             await asyncio.sleep(0.01)
-        raise AssertionError(f"descriptors left open: {left}, {open_sockets()} sockets, {self.sockets} at first")
+        raise AssertionError(
+            f"descriptors left open: {left}, {open_sockets()} sockets, {self.sockets} at first"
+        )
 
     def open_bodies(self) -> list[str]:
         """Descriptors of temp files and blobs."""
@@ -140,9 +147,12 @@ def fd_names() -> list[str]:
     return names
 
 
-def configuration(folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "") -> Config:
+def configuration(
+    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "", files: str = ""
+) -> Config:
     """A configuration file for the chaos server, loaded as the program loads it. `extra` are limits
-    of both remotes, `remote` further keys of both, `top` further keys of the whole."""
+    of both remotes, `remote` further keys of both, `top` further keys of the whole, `files` the
+    upstreams of the generic remote where they differ."""
     chosen = FAST | dict(line.split(": ") for line in extra.splitlines())
     limits = "\n".join(f"      {key}: {value}" for key, value in chosen.items())
     more = textwrap.indent(textwrap.dedent(remote), "    ")
@@ -154,7 +164,7 @@ log: {{file: {folder / "log"}}}
 remotes:
   files:
     provider: generic
-    upstream: {upstream}/
+    upstream: {files or upstream + "/"}
 {more}
     limits:
 {limits}
@@ -165,6 +175,7 @@ remotes:
     limits:
 {limits}
 """
+    folder.mkdir(exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(text)
     return load(path, env={}, flags={})
@@ -172,9 +183,9 @@ remotes:
 
 @asynccontextmanager
 async def proxied(
-    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = ""
+    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "", files: str = ""
 ) -> AsyncIterator[Proxy]:
-    config = configuration(folder, upstream, extra, remote, top)
+    config = configuration(folder, upstream, extra, remote, top, files)
     async with wiring.running(config) as (engine, observations, _):
         server = WebServer(engine, observations, config.limits, AccessRules())
         engine.start()
@@ -186,7 +197,15 @@ async def proxied(
         )
         try:
             async with session:
-                proxy = Proxy(f"http://{host}:{port}", engine, server, config.data, session, open_sockets(), folder / "log")
+                proxy = Proxy(
+                    f"http://{host}:{port}",
+                    engine,
+                    server,
+                    config.data,
+                    session,
+                    open_sockets(),
+                    folder / "log",
+                )
                 yield proxy
         finally:
             await server.close()

@@ -160,6 +160,11 @@ def test_a_variable_alone_tunes_a_default_mount(read):
     assert config.remotes["pypi"].policy.ttl == 9
 
 
+def test_an_empty_variable_means_the_default(read):
+    env = {"ARTIFACTPROXY_REMOTES": "", "ARTIFACTPROXY_LISTEN": "", "ARTIFACTPROXY_LIMITS": "null"}
+    assert read("", env) == read()
+
+
 def test_variables_that_are_not_keys_are_refused_and_two_are_known(refused, read):
     env = {"ARTIFACTPROXY_LISTN": "x", "ARTIFACTPROXY_LISTEN__PORT": "1", "ARTIFACTPROXY_": "x"}
     lines = refused("", env)

@@ -43,9 +43,10 @@ def load(
     origins = origins or PublicOrigins()
     problems = Problems()
     tree = _from_file(path, problems) if path is not None else {}
-    if tree.get("remotes") in (None, {}):
-        tree["remotes"] = {name: {} for name in default_remotes(providers, origins)}
+    defaults = default_remotes(providers, origins)
+    _mount_defaults(tree, defaults)
     _add_environment(tree, env, problems)
+    _mount_defaults(tree, defaults)
     for key, value in flags.items():
         if value is not None:
             tree[key] = value
@@ -57,6 +58,12 @@ def load(
         problems.tell()
         raise AssertionError("a refused configuration without a problem") from error
     return build(file, problems, env=env, providers=providers, origins=origins)
+
+
+def _mount_defaults(tree: dict[str, object], names: list[str]) -> None:
+    """Before the environment, which may tune them, and after it, which may have said null."""
+    if tree.get("remotes") in (None, {}):
+        tree["remotes"] = {name: {} for name in names}
 
 
 def _from_file(path: Path, problems: Problems) -> dict[str, object]:

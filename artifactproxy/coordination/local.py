@@ -177,8 +177,8 @@ def _is_at(path: Path, fd: int) -> bool:
 
 
 def _give_back(path: Path, fd: int) -> None:
-    # Removed while locked, so only ever our own file. Unlocked by name too: a forked child that
-    # inherited the descriptor would keep the lock alive.
+    # Removed while locked, so only ever our own file. Unlocked before it is closed, because a
+    # forked child that inherited the descriptor would keep the lock alive.
     with suppress(OSError):
         if _is_at(path, fd):
             path.unlink()

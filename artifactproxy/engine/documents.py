@@ -73,7 +73,7 @@ class Documents:
         self._new_path = new_path
         self._limits = limits
         self._clock = clock
-        self._helper = _Helper()
+        self._helper = _Reader()
         self._memo: OrderedDict[str, Made] = OrderedDict()
         self._memo_bytes = 0
         self._file_bytes = 0
@@ -188,6 +188,11 @@ class Documents:
         else:
             self._memo_bytes -= made.size
 
+    @property
+    def kept_files(self) -> int:
+        """Rendered bodies that are kept in unlinked files, one descriptor each."""
+        return sum(made.body is None for made in self._memo.values())
+
     async def close(self) -> None:
         for task in list(self._making.values()):
             task.cancel()
@@ -227,7 +232,7 @@ class _Readable:
             os.close(self._source.fd)
 
 
-class _Helper:
+class _Reader:
     """One process for large documents, started when first needed, ended when idle."""
 
     def __init__(self) -> None:

@@ -158,7 +158,11 @@ class Engine:
 
     def states(self) -> dict[str, Any]:
         """Numbers for gauges."""
-        return {**self._fills.states(), "temp_bytes": self._space.used}
+        return {
+            **self._fills.states(),
+            "temp_bytes": self._space.used,
+            "rendered_files": self._documents.kept_files,
+        }
 
     async def close(self, drain_seconds: float) -> None:
         """Let running fills end, then write down what is only in memory."""

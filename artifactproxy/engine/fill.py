@@ -190,12 +190,14 @@ class Fill:
 
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
-        self._generation = await tools.index.generation()
+        self._generation = await self._fence()
         if _wants_teaching(route, self.promise):
             self._teaching = asyncio.create_task(tools.teach(self.mount, route))
         if route.foreign and not vouched(self.promise):
             self.promise = await self._taught()
             if not vouched(self.promise):
+                if route.derived_from and await self._derived():
+                    return
                 raise unpromised(route)
         expected = self.promise.size if self.promise and self.promise.size else 0
         tools.ready_for(expected)
@@ -206,17 +208,25 @@ class Fill:
         except BrokenPromise as fault:
             await self._second_chance(transfer, fault)
 
+    async def _fence(self) -> int:
+        """The generation of this fill. 0 if the index cannot say: any row then wins over ours."""
+        try:
+            return await self._tools.index.generation()
+        except IndexUnavailable as fault:
+            self._tools.observer.warning("index_failed", repo=self.mount.name, error=fault.code)
+            return 0
+
     async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
-        """Wrong bytes that nobody has read yet: once more, past any cache on the way."""
+        """Wrong bytes that nobody has read yet: once more, from elsewhere or past caches on the way."""
         self._count_broken(fault)
         if self.spool is None or not self.spool.untouched or self.done.done():
             raise fault
         await self.spool.drain()
         try:
-            landed = await self._transfer().run(no_cache=True)
-            await self._land(transfer, landed)
-        except BrokenPromise as again:
-            self._count_broken(again)
+            again = self._transfer()
+            await self._land(again, await again.run(avoid=transfer.source))
+        except BrokenPromise as broken:
+            self._count_broken(broken)
             raise
 
     def _transfer(self) -> Transfer:
@@ -463,7 +473,6 @@ def _first_sight(entry: CacheEntry) -> Promise:
         entry.key,
         (Digest("sha256", ref.sha256),),
         size=ref.size,
-        url=entry.source,
         taught_by="first sight",
         purl=entry.purl,
     )

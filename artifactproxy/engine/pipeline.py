@@ -36,6 +36,7 @@ from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (
     BlobMissing,
     Fault,
+    IndexUnavailable,
     MethodRefused,
     NotServed,
     StoreFull,
@@ -120,7 +121,12 @@ class Pipeline:
     async def _find(self, route: Route) -> Found:
         if route.kind is Kind.PASS:
             return Found()
-        return await self._tools.index.find(route.key)
+        try:
+            return await self._tools.index.find(route.key)
+        except IndexUnavailable as fault:
+            # Fewer hits, but right answers: everything is a miss until the index is back.
+            self._tools.observer.warning("index_failed", repo=route.key.repo, error=fault.code)
+            return Found()
 
     async def _heal(self, mount: Mount, found: Found) -> None:
         entry = found.entry
@@ -235,7 +241,7 @@ class Pipeline:
         remote = not fill.body_ended
         leave = _Once(fill.leave)
         try:
-            return await self._from_fill(fill, ask, plan, leave, began=began, remote=remote)
+            return await self._from_fill(fill, route, ask, plan, leave, began=began, remote=remote)
         except StoreFull:
             if not relayable(route.kind, route):
                 raise
@@ -244,21 +250,22 @@ class Pipeline:
         return await self._unstored(mount, route, ask)
 
     async def _from_fill(
-        self, fill: Fill, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
+        self, fill: Fill, route: Route, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
     ) -> Answer:
-        mount, route = fill.mount, fill.route
+        """`route` is this request's own: it may want another representation than who began."""
+        mount = fill.mount
         opened = await asyncio.shield(fill.opened)
         if isinstance(opened, Settled):
             return await self._settled(mount, route, ask, plan, opened)
-        if route.rendered or route.teaches:
-            try:
+        try:
+            if route.rendered or route.teaches:
                 await asyncio.shield(fill.done)
-            except Fault:
-                stale = fill.stale_instead()
-                if stale is None:
-                    raise
-                return await self._settled(mount, route, ask, plan, stale)
-        await opened.spool.presentable()
+            await opened.spool.presentable()
+        except Fault:
+            stale = fill.stale_instead()
+            if stale is None:
+                raise
+            return await self._settled(mount, route, ask, plan, stale)
         entry, now = fill.entry, self._tools.clock()
         how = hit(entry, mount.policy, now)
         if remote:
@@ -421,9 +428,7 @@ class Pipeline:
         return Answer(head.status, head.headers, Chunks(through.body, size), outcome)
 
     def _relay_url(self, route: Route, promise: Promise | None) -> str:
-        if route.foreign and promise is not None and promise.url:
-            return promise.url
-        return route.sources[0]
+        return promise.url if promise is not None and promise.url else route.sources[0]
 
     # --- bookkeeping ---
 

@@ -36,7 +36,7 @@ def begin_row(
         validator_etag=seen.etag,
         validator_modified=seen.last_modified,
         cache_control=seen.cache_control,
-        source=head.url,
+        source=head.url.partition("?")[0],  # a redirect may have been signed; that is not kept
         fetched_at=now,
         checked_at=now,
         ttl=ttl,

@@ -99,11 +99,12 @@ class Transfer:
         self.upstream_status = 0
         self.source = ""
 
-    async def run(self, *, no_cache: bool = False) -> Landed:
+    async def run(self, *, avoid: str = "") -> Landed:
         """Until a body is whole, or there is none to have. Raises the last `UpstreamFault`, or
-        the spool's fault. `no_cache` asks caches on the way to step aside (RFC 9111 5.2.1.4)."""
-        self._no_cache = no_cache
-        sources = self._sources()
+        the spool's fault. `avoid` is a source that gave wrong bytes: it is asked last, and caches
+        on the way are asked to step aside (RFC 9111 section 5.2.1.4)."""
+        self._no_cache = bool(avoid)
+        sources = tuple(sorted(self._sources(), key=lambda source: source == avoid))
         last: Fault = UpstreamUnreachable("this repository has no upstream for that path")
         for number, source in enumerate(sources):
             final = number == len(sources) - 1
@@ -124,10 +125,13 @@ class Transfer:
         raise last
 
     def _sources(self) -> tuple[str, ...]:
-        known = self._known
-        if self._route.foreign and known is not None and known.url:
-            return (known.url,)
-        return self._route.sources
+        """The address an index gave is exact (scheme, port, signed query); ours is a guess."""
+        named = self._known.url if self._known is not None else ""
+        if self._route.foreign and named:
+            return (named,)
+        if not named:
+            return self._route.sources
+        return (named, *(s for s in self._route.sources if _origin(s) != _origin(named)))
 
     # --- one conversation ---
 
@@ -175,7 +179,10 @@ class Transfer:
 
     def _validators(self, source: str) -> list[Header]:
         held = self._held
-        if held is None or held.ref is None or _origin(held.source) != _origin(source):
+        if held is None or held.ref is None:
+            return []
+        # Validators belong to the upstream that issued them (a redirect changes the host of one).
+        if len(self._route.sources) > 1 and _origin(held.source) != _origin(source):
             return []
         headers: list[Header] = []
         if held.validator_etag:

@@ -8,25 +8,28 @@ from `Outcome`, and addresses lose their user information and query.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import select
 import stat
 import time
 from collections.abc import Callable
-from json.encoder import encode_basestring_ascii
+from operator import attrgetter
 
 from artifactproxy.ports import Outcome
 
-_TEXTS = (
-    "repo", "provider", "kind", "method", "path", "result", "reason", "source", "error", "cause",
-    "sha256", "purl", "caller", "request_id", "fill_id", "upstream_url",
+_FIELDS = (
+    "repo", "provider", "kind", "method", "path", "status", "result", "reason", "source", "error", "cause",
+    "sha256", "purl", "caller", "request_id", "fill_id", "upstream_url", "upstream_status", "bytes", "resumes",
+    "readers",
 )  # fmt: skip
-_NUMBERS = ("status", "upstream_status", "bytes", "resumes", "readers")
+_read_fields = attrgetter(*_FIELDS)
 _FACT_LIMIT = 8192
 _PIPE_WRITE = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 _BACKLOG_BYTES = 4 * 1024 * 1024
 
+_as_json = json.JSONEncoder(separators=(",", ":"), default=str).encode
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#\"'@]*@)?([^\s?#\"'<>]*)(\?[^\s\"'<>]*)?")
 
 
@@ -37,11 +40,19 @@ def without_secrets(text: str) -> str:
     return _URL.sub(lambda m: f"{m[1]}{m[2]}{'?...' if m[3] else ''}", text)
 
 
-def quoted(text: str) -> str:
-    """A JSON string in ASCII, without any control character."""
-    if len(text) > _FACT_LIMIT:
-        text = f"{text[:_FACT_LIMIT]}..."
-    return encode_basestring_ascii(without_secrets(text)).replace("\x7f", "\\u007f")
+def _encode(fields: dict[str, str | float]) -> str:
+    """One line of ASCII JSON. The slow way is taken only for what needs to be cut or cleaned."""
+    line = _as_json(fields)
+    if "://" in line or len(line) > _FACT_LIMIT:
+        line = _as_json({name: _clean(value) for name, value in fields.items()})
+    return line.replace("\x7f", "\\u007f") + "\n"
+
+
+def _clean(value: str | float) -> str | float:
+    if not isinstance(value, str):
+        return value
+    text = without_secrets(value)
+    return text if len(text) <= _FACT_LIMIT else f"{text[:_FACT_LIMIT]}..."
 
 
 class JsonLog:
@@ -71,24 +82,18 @@ class JsonLog:
 
     def outcome(self, outcome: Outcome) -> None:
         """One line; empty fields are left out."""
-        parts = [self._start(outcome.what)]
-        for name in _TEXTS:
-            text = getattr(outcome, name)
-            if text:
-                value = text.partition("?")[0] if name == "path" else text
-                parts.append(f',"{name}":{quoted(value)}')
-        for name in _NUMBERS:
-            number = getattr(outcome, name)
-            if number:
-                parts.append(f',"{name}":{number}')
-        parts.append(
-            f',"first_byte_seconds":{outcome.first_byte_seconds:.6f},"seconds":{outcome.seconds:.6f}'
-        )
-        parts.extend(_facts(outcome.extra))
-        self._add("".join(parts) + "}\n")
+        line = {name: value for name, value in zip(_FIELDS, _read_fields(outcome), strict=True) if value}
+        if "?" in outcome.path:
+            line["path"] = outcome.path.partition("?")[0]
+        if outcome.extra:
+            line = {**outcome.extra, **line}
+        times = f'"first_byte_seconds":{outcome.first_byte_seconds:.6f},"seconds":{outcome.seconds:.6f}'
+        times += "," if line else ""
+        self._add(f'{{"time":"{self._time()}","event":"{outcome.what}",{times}{_encode(line)[1:]}')
 
     def warning(self, event: str, **facts: str | float) -> None:
-        self._add("".join([self._start("warning"), f',"warning":{quoted(event)}', *_facts(facts), "}\n"]))
+        line = _encode({"warning": event, **facts})
+        self._add(f'{{"time":"{self._time()}","event":"warning",{line[1:]}')
 
     def flush(self) -> None:
         """Write what is waiting, as far as it can be written without waiting."""
@@ -105,12 +110,12 @@ class JsonLog:
         self.flush()
         self._drop()
 
-    def _start(self, event: str) -> str:
+    def _time(self) -> str:
         now = self._clock()
         second = int(now)
         if self._second[0] != second:
             self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-        return f'{{"time":"{self._second[1]}.{int((now - second) * 1000):03d}Z","event":{quoted(event)}'
+        return f"{self._second[1]}.{int((now - second) * 1000):03d}Z"
 
     def _add(self, line: str) -> None:
         if self._bytes > _BACKLOG_BYTES:
@@ -162,19 +167,6 @@ class JsonLog:
                 self.dropped += text.count(b"\n", at)
                 return b""
         return b""
-
-
-def _facts(facts: dict[str, str | float]) -> list[str]:
-    return [
-        f",{quoted(name)}:{quoted(value) if isinstance(value, str) else _number(value)}"
-        for name, value in facts.items()
-    ]
-
-
-def _number(value: float) -> str:
-    """NaN and infinities are no JSON."""
-    text = repr(float(value)) if isinstance(value, float) else str(int(value))
-    return text if text.lstrip("-")[:1].isdigit() else f'"{text}"'
 
 
 def _is_regular(fd: int) -> bool:

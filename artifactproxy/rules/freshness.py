@@ -103,8 +103,7 @@ def _index(
     if policy.offline:
         return Serve(entry, f"{state}; the remote is offline", stale=not fresh)
     insists = _insists(control, age)
-    lenient = _stale_for(left) <= policy.stale_if_error and not _must_revalidate(entry)
-    may_serve_stale = fresh or lenient
+    may_serve_stale = fresh or (_stale_for(left) <= policy.stale_if_error and not _must_revalidate(entry))
     if "only-if-cached" in control:
         if may_serve_stale:
             return Serve(entry, f"{state}; the client asked only for what is cached", stale=not fresh)

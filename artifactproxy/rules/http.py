@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -37,7 +38,9 @@ _ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\uffff]*"')
 _RANGE: Final = re.compile(r"\A([0-9]*)-([0-9]*)\Z")
 _CONTENT_RANGE: Final = re.compile(r"\Abytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\Z", re.IGNORECASE)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_DATED: Final = ("if-modified-since", "if-unmodified-since", "if-range")
 _LONGEST_KEPT: Final = 1024
+_MEMO_TEXT: Final = 512  # clients send few different Accept values; longer ones are no client's
 _DIGITS: Final = 19  # more cannot be a size or a time
 
 
@@ -170,7 +173,10 @@ def parse_range(text: str, size: int) -> Span | None:
     if not equals or unit.lower() != "bytes":
         return None
     # The list rule allows blanks at commas only, so not between `=` and the first range.
-    specs = [spec for spec in re.split(r"[ \t]*,[ \t]*", listed) if spec]
+    first_spec, *more = listed.split(",")
+    if first_spec[:1] in (" ", "\t") and first_spec.strip(" \t"):
+        return None
+    specs = [spec for spec in (part.strip(" \t") for part in (first_spec, *more)) if spec]
     match = _RANGE.match(specs[0]) if len(specs) == 1 else None
     if match is None or match[0] == "-":
         return None
@@ -208,7 +214,8 @@ def negotiate(accept: str, offers: Sequence[tuple[str, str]]) -> str | None:
     `offers` are (media type, variant) in our order of preference, which breaks ties. An empty
     `accept`, or one with nothing readable in it, takes the first offer. None: nothing matches.
     """
-    ranges = [r for r in map(_media_range, _elements(accept)) if r is not None]
+    read = _media_ranges if len(accept) <= _MEMO_TEXT else _media_ranges.__wrapped__
+    ranges = read(accept)
     if not ranges:
         return offers[0][1] if offers else None
     best, best_quality = None, 0.0
@@ -228,6 +235,11 @@ class _MediaRange:
 
     def specificity(self) -> tuple[bool, bool, int]:
         return self.main != "*", self.sub != "*", len(self.parameters)
+
+
+@lru_cache(maxsize=128)
+def _media_ranges(accept: str) -> tuple[_MediaRange, ...]:
+    return tuple(r for r in map(_media_range, _elements(accept)) if r is not None)
 
 
 def _media_range(element: str) -> _MediaRange | None:
@@ -252,7 +264,7 @@ def _media_range(element: str) -> _MediaRange | None:
 
 def _quality(media_type: str, ranges: Sequence[_MediaRange]) -> float:
     """The quality that the most specific matching range gives to an offer; 0: not acceptable."""
-    offer = _media_range(media_type)
+    offer = next(iter(_media_ranges(media_type)), None)
     if offer is None:
         return 0.0
     matching = [
@@ -277,7 +289,8 @@ def evaluate(
 
     Raises `PreconditionFailed` and `BadRange`.
     """
-    modified = parse_http_date(last_modified) if last_modified else None
+    dated = last_modified and any(name in headers for name in _DATED)
+    modified = parse_http_date(last_modified) if dated else None
     _require_match(headers, etag, modified)
     reads = method in ("GET", "HEAD")
     none_match = headers.get("if-none-match")

@@ -86,6 +86,8 @@ class FsStore:
 
     async def put(self, ref: BlobRef, path: Path) -> None:
         """`path` is a name from `temp_path`; the file is gone afterwards, whatever happens."""
+        if self._closed:
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         await self._settle(partial(self._medium.take, ref, path))
 
     async def put_bytes(self, ref: BlobRef, body: bytes) -> None:

@@ -188,7 +188,8 @@ class WebServer:
             exchange.quiet = entry.repo in QUIET
             return await self._pages.answer(entry)
         answer = await self._engine.handle(ask)
-        answer.outcome.extra.update(exchange.outcome.extra)
+        if "x-request-id" in entry.headers:
+            answer.outcome.extra["client_request_id"] = exchange.outcome.extra["client_request_id"]
         exchange.outcome = answer.outcome
         return answer
 

@@ -71,16 +71,21 @@ CLOSED = Done(keep=False)
 class Connection(web.RequestHandler):
     """A protocol instance; `refused` marks one that came when all places were taken."""
 
-    __slots__ = ("_room", "listener", "refused")
+    __slots__ = ("_room", "listener", "peer", "refused", "secure")
 
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
         self.listener = listener
+        self.peer = ""
+        self.secure = False
         self.refused = False
         self._room: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.secure = transport.get_extra_info("sslcontext") is not None
         taken, places = len(self.listener.connections), self.listener.places
         self.refused = taken > places
         if taken > places + max(16, places // 8):

@@ -65,7 +65,7 @@ class Door:
         raw = request.raw_path
         repo, path, query = _split_known(raw) if len(raw) <= _REMEMBERED else split_target(raw)
         headers = self._fields(request)
-        visit = self._visit(request, raw, headers)
+        visit = self._visit(request, connection, headers)
         if repo not in _ANY_HOST:
             self._access.judge(visit)
         if "via" in headers and self._own_via in headers["via"].lower():
@@ -109,9 +109,8 @@ class Door:
             raise BadRequest("the request head is too large", code="head_too_large")
         return fields
 
-    def _visit(self, request: web.BaseRequest, raw: str, headers: dict[str, str]) -> Visit:
-        peer = request.remote or ""
-        secure = request.transport is not None and request.transport.get_extra_info("sslcontext") is not None
+    def _visit(self, request: web.BaseRequest, connection: Connection, headers: dict[str, str]) -> Visit:
+        raw = request.raw_path
         host = headers.get("host")
         if host is None:
             if request.version[1] == 1:
@@ -119,7 +118,7 @@ class Door:
             host = _own_address(request)
         if raw[:1] != "/" and urlsplit(raw).netloc.lower() != host.lower():
             raise Misdirected("the request target names another host than the Host header")
-        return self._access.visit(peer, host, headers, secure=secure)
+        return self._access.visit(connection.peer, host, headers, secure=connection.secure)
 
 
 def _own_address(request: web.BaseRequest) -> str:

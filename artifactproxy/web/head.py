@@ -7,6 +7,8 @@ decided here and nowhere else, so a field of that kind in an `Answer` is dropped
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
@@ -72,14 +74,14 @@ def render(
 
     Raises `BrokenHead` for a field with a line break, or an announced length that is not true.
     """
-    names = {name.lower() for name, _ in answer.headers}
-    if _HOP.isdisjoint(names):
-        lines = [f"{name}: {value}" for name, value in answer.headers]
-        announced = None
-    else:
+    plan = _plan(tuple([name for name, _ in answer.headers]))
+    announced = None
+    if plan.hop:
         lines = [f"{name}: {value}" for name, value in answer.headers if name.lower() not in _HOP]
-        announced = _announced(answer)
-    lines += _GUARDS.values() if names.isdisjoint(_GUARDS) else _missing_guards(names)
+        announced = _announced(answer) if plan.announces else None
+    else:
+        lines = [f"{name}: {value}" for name, value in answer.headers]
+    lines += plan.guards
     lines.append(_framing(answer, announced, length, method))
     text = "\r\n".join(filter(None, lines))
     if not text.count("\r\n") == text.count("\n") == text.count("\r") < len(lines) or "\0" in text:
@@ -94,18 +96,27 @@ def render(
         raise BrokenHead("a header field is not Latin-1") from error
 
 
-def _missing_guards(names: set[str]) -> list[str]:
-    return [line for name, line in _GUARDS.items() if name not in names]
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the names of an answer's fields alone decide."""
+
+    hop: bool
+    announces: bool
+    guards: tuple[str, ...]
 
 
-def _announced(answer: Answer) -> int | None:
-    values = {value for name, value in answer.headers if name.lower() == "content-length"}
-    if not values:
-        return None
-    text = values.pop()
-    if values or not text.isdecimal():
+@lru_cache(maxsize=512)
+def _plan(names: tuple[str, ...]) -> _Plan:
+    lowered = {name.lower() for name in names}
+    guards = tuple(line for name, line in _GUARDS.items() if name not in lowered)
+    return _Plan(not _HOP.isdisjoint(lowered), "content-length" in lowered, guards)
+
+
+def _announced(answer: Answer) -> int:
+    first, *others = [value for name, value in answer.headers if name.lower() == "content-length"]
+    if others or not first.isdecimal():
         raise BrokenHead("the answer announces no single length")
-    return int(text)
+    return int(first)
 
 
 def _framing(answer: Answer, announced: int | None, length: int | None, method: str) -> str:

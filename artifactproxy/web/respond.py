@@ -32,6 +32,8 @@ _PIECE = 256 * 1024
 _SPOOL_MEMORY = 1024 * 1024
 SPOOL_BYTES = 64 * 1024 * 1024
 
+_NOTHING_ASKED = Ask("", "")
+
 _Read = Callable[[], Awaitable[bytes]]
 
 
@@ -63,6 +65,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_outcome",
         "_stall",
         "ask",
         "connection",
@@ -71,7 +74,6 @@ class Exchange:
         "keep",
         "line",
         "observer",
-        "outcome",
         "quiet",
         "started",
         "written",
@@ -84,14 +86,25 @@ class Exchange:
         self.line = line
         self.keep = keep
         self.quiet = False
-        self.ask = Ask("", "", line.method)
+        self.ask = _NOTHING_ASKED
         self.observer = observer
-        self.outcome = Outcome("request")
+        self._outcome: Outcome | None = None
         self.started = time.monotonic()
         self.first_byte = 0.0
         self.head_sent = False
         self.written = 0
         self._stall = stall
+
+    @property
+    def outcome(self) -> Outcome:
+        """The engine's own record once there is an answer, else one of ours."""
+        if self._outcome is None:
+            self._outcome = Outcome("request")
+        return self._outcome
+
+    @outcome.setter
+    def outcome(self, outcome: Outcome) -> None:
+        self._outcome = outcome
 
     async def send(self, answer: Answer) -> web.StreamResponse:
         """Send the whole answer, or reset the connection.
@@ -182,8 +195,7 @@ class Exchange:
         transport = self.connection.transport
         if transport is None:
             raise ClientGone("client_left")
-        plain = transport.get_extra_info("sslcontext") is None
-        own = own_socket(transport) if plain else None
+        own = None if self.connection.secure else own_socket(transport)
         if own is None:
             await self._stream(answer, _reading_file(body.file.fd, body.span), body.span.size)
             return

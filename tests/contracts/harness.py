@@ -19,6 +19,12 @@ from artifactproxy.stores.fs import FsStore
 NOW = 1_700_000_000.0
 
 
+def open_files() -> int:
+    """How many descriptors this process has; 0 where that cannot be told."""
+    folder = Path("/proc/self/fd")
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+
+
 class Time:
     """A clock that moves when told."""
 

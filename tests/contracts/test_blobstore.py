@@ -17,7 +17,7 @@ from artifactproxy import failpoints, stores
 from artifactproxy.errors import BlobMissing, StoreFull, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
 from artifactproxy.ports import BlobStore, LocalFile
-from tests.contracts.harness import STORES, Stores, harness_of
+from tests.contracts.harness import STORES, Stores, harness_of, open_files
 
 
 def ref_of(body: bytes) -> BlobRef:
@@ -47,14 +47,13 @@ def box(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
 
 @pytest.fixture
 async def store(box: Stores) -> AsyncIterator[BlobStore]:
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_files()
     async with box.open() as store:
         yield store
         failpoints.arm("")
         assert box.leftovers() == []
     gc.collect()
-    if before:
-        assert len(os.listdir("/proc/self/fd")) <= before
+    assert open_files() <= before
 
 
 def test_every_kind_loads_its_class() -> None:
@@ -297,10 +296,12 @@ async def test_b12_a_failing_medium(
     assert await read(store, ref_of(body)) == body
 
 
-async def test_check_and_close(store: BlobStore) -> None:
+async def test_check_and_close(store: BlobStore, box: Stores) -> None:
     await store.check()
     await store.close()
     with pytest.raises(StoreUnavailable):
         await store.check()
     with pytest.raises(StoreUnavailable):
         await store.put_bytes(ref_of(b"late"), b"late")
+    with pytest.raises(StoreUnavailable):
+        await store.put(ref_of(b"late"), temp_with(box, b"late"))

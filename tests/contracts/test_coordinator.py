@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from artifactproxy import coordination
 from artifactproxy.errors import Fault
-from tests.contracts.harness import COORDINATORS, Coordinators, harness_of
+from tests.contracts.harness import COORDINATORS, Coordinators, harness_of, open_files
 
 KEY = "tools/simple/soup/"
 
@@ -135,7 +134,7 @@ async def test_c7_a_broken_backend_gives_none(two: tuple[Any, Any], box: Coordin
 @pytest.mark.parametrize("laps", range(6))
 async def test_a_cancelled_waiter_blocks_nobody(two: tuple[Any, Any], laps: int) -> None:
     one, other = two
-    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    before = open_files()
     lease = await one.acquire(KEY, wait=0)
     waiters = [asyncio.create_task(each.acquire(KEY, wait=10)) for each in (one, one, other, other)]
     for _ in range(laps):
@@ -150,8 +149,7 @@ async def test_a_cancelled_waiter_blocks_nobody(two: tuple[Any, Any], laps: int)
         await following.release()
     results = await asyncio.gather(waiters[0], waiters[2], return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
-    if before:
-        assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 async def test_check(two: tuple[Any, Any]) -> None:

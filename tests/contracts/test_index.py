@@ -74,14 +74,8 @@ ENTRY = st.builds(
     generation=st.just(1),
     ttl=st.none() | TIME,
     released=st.none() | TIME,
-    **{name: TIME for name in ("fetched_at", "checked_at", "first_seen", "last_used")},
-    **{
-        name: TEXT
-        for name in (
-            "media_type", "etag", "last_modified", "validator_etag", "validator_modified",
-            "cache_control", "source", "verified_by", "taught_by", "released_from", "purl",
-        )
-    },
+    **dict.fromkeys(("fetched_at", "checked_at", "first_seen", "last_used"), TIME),
+    **dict.fromkeys(("media_type", "etag", "last_modified", "validator_etag", "validator_modified", "cache_control", "source", "verified_by", "taught_by", "released_from", "purl"), TEXT),
 )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ async def proxy(tmp_path: Path, chaos: Chaos) -> AsyncIterator[Proxy]:
         await running.check()
 
 
-async def raw(proxy: Proxy, path: str, *headers: str, method: str = "GET") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def raw(
+    proxy: Proxy, path: str, *headers: str, method: str = "GET"
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = proxy.base.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]
@@ -254,7 +256,9 @@ async def test_a_cold_range_of_a_quick_file_waits_for_the_fill(proxy: Proxy, cha
 
 async def test_a_cold_range_of_a_slow_file_is_relayed(tmp_path: Path, chaos: Chaos) -> None:
     body = chaos.script("/f.bin", stall(0.5, seconds=1.0), ok(), size=BIG).bytes()
-    async with proxied(tmp_path, chaos.origin, extra="idle: 5s", top="limits: {cold_range_wait: 50ms}") as proxy:
+    async with proxied(
+        tmp_path, chaos.origin, extra="idle: 5s", top="limits: {cold_range_wait: 50ms}"
+    ) as proxy:
         got = await proxy.get("/files/f.bin", Range="bytes=-100")
         assert (got.status, got.body) == (206, body[-100:])
         assert "fwd=partial; detail=unverified" in got.headers["Cache-Status"]

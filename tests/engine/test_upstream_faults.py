@@ -197,7 +197,9 @@ async def test_u08_accept_unframed_relays_and_never_stores(tmp_path: Path, chaos
         await proxy.check()
 
 
-async def test_u30_compressed_unasked_passes_with_its_header_and_is_not_kept(proxy: Proxy, chaos: Chaos) -> None:
+async def test_u30_compressed_unasked_passes_with_its_header_and_is_not_kept(
+    proxy: Proxy, chaos: Chaos
+) -> None:
     chaos.script("/f.bin", gzipped(), size=BIG)
     got = await proxy.get("/files/f.bin")
     assert got.status == 200

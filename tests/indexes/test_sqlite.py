@@ -139,7 +139,7 @@ async def test_the_janitor_never_walks_all_rows(tmp_path: Path, name: str) -> No
 async def test_a_damaged_file_is_refused_with_advice(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "index.sqlite"
     path.write_bytes(damage)
-    with pytest.raises(IndexUnavailable, match="move .*index.sqlite") as caught:
+    with pytest.raises(IndexUnavailable, match=r"move .*index\.sqlite") as caught:
         await opened(path)
     assert caught.value.code == "index_damaged"
     assert path.read_bytes() == damage
@@ -201,6 +201,20 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await index.close()
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_finished_reads_let_the_log_be_truncated(tmp_path: Path) -> None:
+    index = await opened(tmp_path / "index.sqlite", recent=0)
+    await index.record(ENTRY)
+    await index.find(KEY)
+    await index.find(ArtifactKey("tools", "unknown"))
+    await index.totals()
+    await index.orphans(["a" * 64, "b" * 64])
+    await index.entries("tools", limit=1)
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    assert (tmp_path / "index.sqlite-wal").stat().st_size == 0
+    await index.close()
 
 
 async def test_busy_for_too_long_is_a_fault_for_all_that_waited(tmp_path: Path) -> None:

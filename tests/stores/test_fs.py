@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -268,7 +269,7 @@ async def test_a_root_that_cannot_be_used_is_refused_at_start(tmp_path: Path) ->
 async def test_no_more_descriptors(store: FsStore) -> None:
     await store.put_bytes(ref_of(), BODY)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(map(int, os.listdir("/proc/self/fd")))
+    used = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))
     opened = []
     try:
@@ -357,6 +358,23 @@ async def test_delete_spares_the_young(tmp_path: Path) -> None:
     now += 60
     await store.delete(ref_of().sha256, older_than=60)
     assert await store.size(ref_of().sha256) is None
+    await store.close()
+
+
+async def test_a_collector_never_removes_what_was_just_put_again(tmp_path: Path) -> None:
+    now = 1000.0
+    store = FsStore(tmp_path, fsync=False, clock=lambda: now)
+    other = FsStore(tmp_path, fsync=False, clock=lambda: now)
+    await store.start()
+    for _ in range(60):
+        now += 100
+        await asyncio.gather(
+            other.delete(ref_of().sha256, older_than=60),
+            store.put_bytes(ref_of(), BODY),
+            other.delete(ref_of().sha256, older_than=60),
+        )
+        assert await store.size(ref_of().sha256) == len(BODY)
+    await other.close()
     await store.close()
 
 

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,9 +55,9 @@ async def rig(rigs) -> Rig:
 def _open_files() -> int:
     """Regular files only: sockets of clients end when the test lets them go."""
     count = 0
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         try:
-            count += stat.S_ISREG(os.stat(f"/proc/self/fd/{fd}").st_mode)
+            count += fd.is_file()
         except OSError:
             continue
     return count

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import Fault, NotServed
 from artifactproxy.model import Ask, Limits, Route, Span
 from artifactproxy.ports import LocalFile, Outcome
 from artifactproxy.providers._base import ClientSetup, Page, Provider, Site
-from artifactproxy.engine.mounts import Mount
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.app import WebServer
 
@@ -27,7 +27,11 @@ Script = Callable[[Ask], Awaitable[Answer]]
 class Paper(Provider):
     name = "paper"
     clients = (
-        ClientSetup("scissors", 'registry = "{base}/"\nhome = {"o": "{origin}", "h": "{host}"}', insecure="insecure = {host}"),
+        ClientSetup(
+            "scissors",
+            'registry = "{base}/"\nhome = {"o": "{origin}", "h": "{host}"}',
+            insecure="insecure = {host}",
+        ),
         ClientSetup("glue", "glue {base}"),
     )
 
@@ -222,8 +226,10 @@ class Client:
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
     async def ask(self, target: str, headers: str = "", method: str = "GET") -> None:
-        host = "%s:%d" % self.sock.getpeername()[:2]
-        await self.send(f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n".encode("latin-1"))
+        name, port = self.sock.getpeername()[:2]
+        await self.send(
+            f"{method} {target} HTTP/1.1\r\nHost: {name}:{port}\r\n{headers}\r\n".encode("latin-1")
+        )
 
     async def more(self) -> bytes:
         piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1 << 20), 5)
@@ -246,7 +252,9 @@ class Client:
         version, status, reason = line.split(" ", 2)
         names = [field.split(": ", 1)[0].lower() for field in fields]
         headers = dict(zip(names, (field.split(": ", 1)[1] for field in fields), strict=True))
-        return SimpleNamespace(version=version, status=int(status), reason=reason, headers=headers, names=names, body=b"")
+        return SimpleNamespace(
+            version=version, status=int(status), reason=reason, headers=headers, names=names, body=b""
+        )
 
     async def exactly(self, count: int) -> bytes:
         while len(self.buffer) < count:
@@ -293,4 +301,17 @@ def file_body(path: Path, content: bytes, span: Span | None = None) -> Callable[
     return make
 
 
-__all__ = ["Answer", "Bytes", "Chunks", "Client", "Engine", "File", "Nothing", "Pieces", "Rig", "Span", "Tail", "Watch"]
+__all__ = [
+    "Answer",
+    "Bytes",
+    "Chunks",
+    "Client",
+    "Engine",
+    "File",
+    "Nothing",
+    "Pieces",
+    "Rig",
+    "Span",
+    "Tail",
+    "Watch",
+]

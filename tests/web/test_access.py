@@ -12,7 +12,13 @@ from artifactproxy.web.access import AccessRules, judge_host, loopback
 PROXY = "10.0.0.1"
 
 
-def visit(rules: AccessRules, headers: dict[str, str], peer: str = PROXY, host: str = "inner:8080", secure: bool = False):
+def visit(
+    rules: AccessRules,
+    headers: dict[str, str],
+    peer: str = PROXY,
+    host: str = "inner:8080",
+    secure: bool = False,
+):
     return rules.visit(peer, host, headers, secure=secure)
 
 
@@ -25,16 +31,44 @@ TRUSTING = AccessRules(trusted_proxies=["10.0.0.0/8", "::1"])
         ({}, "http://inner:8080", PROXY),
         ({"x-forwarded-proto": "https"}, "https://inner:8080", PROXY),
         ({"x-forwarded-proto": "https", "x-forwarded-host": "Cache.Example"}, "https://cache.example", PROXY),
-        ({"x-forwarded-host": "c.example", "x-forwarded-port": "8443", "x-forwarded-proto": "https"}, "https://c.example:8443", PROXY),
-        ({"x-forwarded-host": "c.example", "x-forwarded-port": "443", "x-forwarded-proto": "https"}, "https://c.example", PROXY),
+        (
+            {"x-forwarded-host": "c.example", "x-forwarded-port": "8443", "x-forwarded-proto": "https"},
+            "https://c.example:8443",
+            PROXY,
+        ),
+        (
+            {"x-forwarded-host": "c.example", "x-forwarded-port": "443", "x-forwarded-proto": "https"},
+            "https://c.example",
+            PROXY,
+        ),
         ({"x-forwarded-host": "c.example", "x-forwarded-prefix": "/cache/"}, "http://c.example/cache", PROXY),
         ({"x-forwarded-for": "6.6.6.6, 192.0.2.7"}, "http://inner:8080", "192.0.2.7"),
         ({"x-forwarded-for": "6.6.6.6, 192.0.2.7, 10.2.3.4"}, "http://inner:8080", "192.0.2.7"),
-        ({"x-forwarded-for": "127.0.0.1, 192.0.2.7", "x-forwarded-host": "evil.example, c.example"}, "http://c.example", "192.0.2.7"),
-        ({"forwarded": 'for=192.0.2.7;proto=https;host="c.example:444"'}, "https://c.example:444", "192.0.2.7"),
-        ({"forwarded": 'for=6.6.6.6;host=evil.example, for="[2001:db8::1]:99";host=c.example'}, "http://c.example", "2001:db8::1"),
-        ({"forwarded": "for=192.0.2.7;host=outer.example;proto=https, for=10.9.9.9;host=mid"}, "https://outer.example", "192.0.2.7"),
-        ({"forwarded": "for=unknown;proto=https", "x-forwarded-host": "evil.example"}, "https://inner:8080", PROXY),
+        (
+            {"x-forwarded-for": "127.0.0.1, 192.0.2.7", "x-forwarded-host": "evil.example, c.example"},
+            "http://c.example",
+            "192.0.2.7",
+        ),
+        (
+            {"forwarded": 'for=192.0.2.7;proto=https;host="c.example:444"'},
+            "https://c.example:444",
+            "192.0.2.7",
+        ),
+        (
+            {"forwarded": 'for=6.6.6.6;host=evil.example, for="[2001:db8::1]:99";host=c.example'},
+            "http://c.example",
+            "2001:db8::1",
+        ),
+        (
+            {"forwarded": "for=192.0.2.7;host=outer.example;proto=https, for=10.9.9.9;host=mid"},
+            "https://outer.example",
+            "192.0.2.7",
+        ),
+        (
+            {"forwarded": "for=unknown;proto=https", "x-forwarded-host": "evil.example"},
+            "https://inner:8080",
+            PROXY,
+        ),
         ({"forwarded": "For=192.0.2.7, ,"}, "http://inner:8080", PROXY),
     ],
 )
@@ -43,7 +77,9 @@ def test_forwarded_by_a_trusted_proxy(headers, root, caller) -> None:
     assert (seen.root, seen.caller) == (root, caller)
 
 
-@pytest.mark.parametrize("headers", [{"x-forwarded-host": "evil.example"}, {"forwarded": "host=evil.example;for=1.1.1.1"}])
+@pytest.mark.parametrize(
+    "headers", [{"x-forwarded-host": "evil.example"}, {"forwarded": "host=evil.example;for=1.1.1.1"}]
+)
 def test_forwarded_by_anyone_else_is_ignored(headers) -> None:
     for rules, peer in ((TRUSTING, "192.0.2.1"), (AccessRules(), PROXY), (TRUSTING, "")):
         seen = visit(rules, headers, peer)
@@ -76,20 +112,29 @@ def test_the_public_url_wins() -> None:
     assert visit(rules, {"x-forwarded-host": "other.example"}).root == "https://cache.example/art"
 
 
-@pytest.mark.parametrize("url", ["cache.example", "ftp://cache.example", "https://", "https://u:p@cache.example"])
+@pytest.mark.parametrize(
+    "url", ["cache.example", "ftp://cache.example", "https://", "https://u:p@cache.example"]
+)
 def test_a_public_url_must_be_one(url) -> None:
     with pytest.raises(ValueError, match="public URL"):
         AccessRules(url)
 
 
 def test_a_network_must_be_one() -> None:
-    with pytest.raises(ValueError, match="10.0.0.0/99"):
+    with pytest.raises(ValueError, match="does not appear"):
         AccessRules(trusted_proxies=["10.0.0.0/99"])
 
 
 @pytest.mark.parametrize(
     ("host", "welcome"),
-    [("a.example", True), ("a.example:99", True), ("b.example:80", True), ("b.example", False), ("evil.example", False), ("pub.example", True)],
+    [
+        ("a.example", True),
+        ("a.example:99", True),
+        ("b.example:80", True),
+        ("b.example", False),
+        ("evil.example", False),
+        ("pub.example", True),
+    ],
 )
 def test_allowed_hosts(host, welcome) -> None:
     rules = AccessRules("https://pub.example", (), ["A.example", "b.example:80"])
@@ -104,7 +149,14 @@ def test_allowed_hosts(host, welcome) -> None:
 
 @pytest.mark.parametrize(
     ("host", "welcome"),
-    [("127.0.0.1:80", True), ("[::1]", True), ("10.1.2.3", True), ("proxy:8080", True), ("pub.example", True), ("rebound.example", False)],
+    [
+        ("127.0.0.1:80", True),
+        ("[::1]", True),
+        ("10.1.2.3", True),
+        ("proxy:8080", True),
+        ("pub.example", True),
+        ("rebound.example", False),
+    ],
 )
 def test_pages_about_us_are_not_for_foreign_names(host, welcome) -> None:
     rules = AccessRules("https://pub.example")
@@ -127,7 +179,14 @@ def test_what_passes_as_a_host_is_safe_in_a_url(host) -> None:
     assert not set(host) & set(" /\\@?#\"'<>,;%\r\n\t")
 
 
-@given(st.dictionaries(st.sampled_from(["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"]), st.text(max_size=60)))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"]
+        ),
+        st.text(max_size=60),
+    )
+)
 def test_no_forwarded_header_breaks_the_reader(headers) -> None:
     try:
         seen = visit(TRUSTING, headers)
@@ -139,7 +198,14 @@ def test_no_forwarded_header_breaks_the_reader(headers) -> None:
 
 @pytest.mark.parametrize(
     ("root", "inside"),
-    [("http://localhost:1", True), ("http://127.8.0.1", True), ("http://[::1]:2/x", True), ("http://a.localhost", True), ("http://10.0.0.1", False), ("http://localhost.example", False)],
+    [
+        ("http://localhost:1", True),
+        ("http://127.8.0.1", True),
+        ("http://[::1]:2/x", True),
+        ("http://a.localhost", True),
+        ("http://10.0.0.1", False),
+        ("http://localhost.example", False),
+    ],
 )
 def test_loopback(root, inside) -> None:
     assert loopback(root) is inside

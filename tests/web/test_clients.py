@@ -222,7 +222,12 @@ async def test_an_inherited_socket_is_served(rigs) -> None:
     assert (await rig.get("/paper/a")).status == 200
     assert rig.watch.warnings[-1] == (
         "listening",
-        {"host": "127.0.0.1", "port": rig.address[1], "aiohttp": aiohttp.__version__, "parser": parser_name()},
+        {
+            "host": "127.0.0.1",
+            "port": rig.address[1],
+            "aiohttp": aiohttp.__version__,
+            "parser": parser_name(),
+        },
     )
 
 

@@ -129,7 +129,8 @@ async def test_d23_upgrades_are_ignored(rig, upgrade) -> None:
 
 
 @pytest.mark.parametrize(
-    "probe", [b"GET /%zz<script> HTTP/1.1\r\nHost: x\r\n\r\n", b"<script>alert(1)</script> / HTTP/1.1\r\n\r\n"]
+    "probe",
+    [b"GET /%zz<script> HTTP/1.1\r\nHost: x\r\n\r\n", b"<script>alert(1)</script> / HTTP/1.1\r\n\r\n"],
 )
 async def test_refusals_repeat_nothing_of_the_request(rig, probe) -> None:
     got = await rig.raw(probe)
@@ -143,7 +144,16 @@ async def test_refusals_repeat_nothing_of_the_request(rig, probe) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["/paper/../x", "/paper/%2e%2e/x", "/paper/a%00", "/paper/a%5cb", "/paper//x", "/paper/%ff", "/paper/%", "/paper/x#y"],
+    [
+        "/paper/../x",
+        "/paper/%2e%2e/x",
+        "/paper/a%00",
+        "/paper/a%5cb",
+        "/paper//x",
+        "/paper/%ff",
+        "/paper/%",
+        "/paper/x#y",
+    ],
 )
 async def test_a_bad_paths_never_reach_the_engine(rig, target) -> None:
     reply = await rig.get(target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
 
 import aiohttp
@@ -53,9 +52,15 @@ async def test_allowed_hosts_but_probes_come_by_any(rigs) -> None:
     statuses = {}
     for host in (b"good.example", b"bad.example"):
         for path in (b"/paper/a", b"/livez", b"/metrics", b"/setup"):
-            got = await rig.raw(b"GET " + path + b" HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n\r\n")
+            got = await rig.raw(
+                b"GET " + path + b" HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n\r\n"
+            )
             statuses[host, path] = int(got.split(b" ", 2)[1])
-    assert {path for (host, path), status in statuses.items() if status == 421} == {b"/paper/a", b"/metrics", b"/setup"}
+    assert {path for (host, path), status in statuses.items() if status == 421} == {
+        b"/paper/a",
+        b"/metrics",
+        b"/setup",
+    }
     assert {host for (host, _), status in statuses.items() if status == 421} == {b"bad.example"}
 
 
@@ -164,12 +169,12 @@ async def test_bad_commands(rig, control, method, target, body, status) -> None:
 
 async def test_the_control_socket_is_private_and_replaced(rig, control, rigs, tmp_path) -> None:
     path = tmp_path / "control.sock"
-    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     second = await rigs()
     await second.server.start_unix(str(path))
     await second.server.close()
     assert not path.exists()
     path.write_text("not a socket")
-    with pytest.raises(OSError, match="in use|not a socket|File exists"):
+    with pytest.raises(OSError, match=r"in use|not a socket|File exists"):
         await (await rigs()).server.start_unix(str(path))
     assert path.read_text() == "not a socket"

@@ -37,7 +37,9 @@ async def test_bytes_arrive_with_their_head(rig) -> None:
 
 
 async def test_the_engine_can_set_its_own_guards(rig) -> None:
-    rig.engine.give("paper/a", lambda: Bytes(b"x"), headers=(("content-security-policy", "default-src 'self'"),))
+    rig.engine.give(
+        "paper/a", lambda: Bytes(b"x"), headers=(("content-security-policy", "default-src 'self'"),)
+    )
     reply = await rig.get("/paper/a")
     assert reply.headers["content-security-policy"] == "default-src 'self'"
     assert reply.names.count("content-security-policy") == 1
@@ -125,7 +127,9 @@ async def test_head_then_pipelined_get_is_byte_exact(rig, tmp_path, kind) -> Non
         "chunks": lambda: Chunks(chunks(poison), len(poison)),
         "nothing": Nothing,
     }[kind]
-    rig.engine.give("paper/a", make, headers=(("Content-Length", str(len(poison))),) if kind == "nothing" else ())
+    rig.engine.give(
+        "paper/a", make, headers=(("Content-Length", str(len(poison))),) if kind == "nothing" else ()
+    )
     rig.engine.give("paper/b", lambda: Bytes(b"the next one"))
     client = await rig.connect()
     host = b"Host: x\r\n\r\n"
@@ -171,7 +175,8 @@ async def _failing(rig, path: str) -> bytes:
 
 @pytest.mark.parametrize("length", [10, None])
 @pytest.mark.parametrize(
-    "error", [BrokenPromise("wrong digest"), StoreUnavailable("gone"), RuntimeError("a bug"), OSError(5, "EIO")]
+    "error",
+    [BrokenPromise("wrong digest"), StoreUnavailable("gone"), RuntimeError("a bug"), OSError(5, "EIO")],
 )
 async def test_a_failure_after_the_first_byte_is_a_reset(rig, length, error) -> None:
     reader = Pieces(b"12345", error)
@@ -243,7 +248,11 @@ async def test_faults_carry_their_headers(rig, fault, status, name, value) -> No
     reply = await rig.get("/paper/x")
     assert (reply.status, reply.headers[name]) == (status, value)
     head = await rig.get("/paper/x", method="HEAD")
-    assert (head.status, head.headers["content-length"], head.body) == (status, reply.headers["content-length"], b"")
+    assert (head.status, head.headers["content-length"], head.body) == (
+        status,
+        reply.headers["content-length"],
+        b"",
+    )
 
 
 async def test_a_reason_phrase_cannot_break_the_head(rig) -> None:
@@ -276,7 +285,9 @@ async def test_a_header_that_would_split_the_answer_is_a_bug(rig, value) -> None
 
 async def test_an_untrue_length_is_a_bug(rig) -> None:
     rig.engine.give("paper/x", lambda: Chunks(chunks(b"x"), 1), headers=(("Content-Length", "2"),))
-    rig.engine.give("paper/y", lambda: Chunks(chunks(b"x"), 1), headers=(("Content-Length", "1"), ("content-length", "3")))
+    rig.engine.give(
+        "paper/y", lambda: Chunks(chunks(b"x"), 1), headers=(("Content-Length", "1"), ("content-length", "3"))
+    )
     assert (await rig.get("/paper/x")).status == 500
     assert (await rig.get("/paper/y")).status == 500
 

@@ -1,0 +1,19 @@
+"""One file per question. A measure takes a `Bench` and answers a `Result`; it may raise `CannotMeasure`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.measures import cold, crowd, first_byte, memory, pip, small, start, warm
+from bench.model import Bench, Result
+
+MEASURES: dict[str, Callable[[Bench], Result]] = {
+    "cold": cold.measure,
+    "first-byte": first_byte.measure,
+    "crowd": crowd.measure,
+    "memory": memory.measure,
+    "warm": warm.measure,
+    "small": small.measure,
+    "pip": pip.measure,
+    "start": start.measure,
+}
