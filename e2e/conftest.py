@@ -84,7 +84,15 @@ def pip_library(tmp_path_factory: pytest.TempPathFactory, registry: Registry) ->
     folder = tmp_path_factory.mktemp("pip")
     (folder / "pip.txt").write_text(pinned[0] + "\n")
     uv = Uv(folder, direct=True)
-    uv("pip", "install", "--require-hashes", "--target", str(folder / "library"), "-r", str(folder / "pip.txt"))
+    uv(
+        "pip",
+        "install",
+        "--require-hashes",
+        "--target",
+        str(folder / "library"),
+        "-r",
+        str(folder / "pip.txt"),
+    )
     return str(folder / "library")
 
 

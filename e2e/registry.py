@@ -88,7 +88,9 @@ def _project(path: str) -> str:
 def _files(html: str, page: str) -> list[File]:
     files = []
     for tag in _LINK.findall(html):
-        attributes = {name.lower(): unescape(double or single) for name, double, single in _ATTRIBUTE.findall(tag)}
+        attributes = {
+            name.lower(): unescape(double or single) for name, double, single in _ATTRIBUTE.findall(tag)
+        }
         url, fragment = urldefrag(urljoin(page, attributes["href"]))
         digest = fragment.removeprefix("sha256=") if fragment.startswith("sha256=") else ""
         files.append(File(url, digest, attributes.get("data-upload-time", "")))

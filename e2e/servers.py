@@ -58,7 +58,9 @@ class _Process:
                 late = time.monotonic() > deadline
                 if late or self._process.poll() is not None:
                     said = self.log.read_text(errors="replace")[-2000:]
-                    raise AssertionError(f"{self._process.args} did not start: {self.output} {said}") from None
+                    raise AssertionError(
+                        f"{self._process.args} did not start: {self.output} {said}"
+                    ) from None
                 continue
             self.output.append(line)
             if is_last(line):
@@ -91,7 +93,10 @@ class Forwarder:
 
     def __init__(self, folder: Path) -> None:
         self._process = _Process(
-            [sys.executable, "-m", "tests.chaos.forward", "--port", "0"], folder / "forwarder.log", ROOT, os.environ
+            [sys.executable, "-m", "tests.chaos.forward", "--port", "0"],
+            folder / "forwarder.log",
+            ROOT,
+            os.environ,
         )
         self.port = int(self._process.read_until(str.isdigit)[-1])
         self.url = f"http://127.0.0.1:{self.port}"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import pytest
 
 from e2e.clients import Pip
-from e2e.conftest import StartProxy
+from e2e.conftest import StartForwarder, StartProxy
 from e2e.registry import Registry, sha256
 from e2e.servers import Forwarder, Proxy, Seen
 
 APPLICATION = "jupyterlab"
 MANY = 50  # files of this application; today it has about 90
 DIRECTLY = 8
+CLOSING_BYTES = 1000  # the last words of TLS on connections that were idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,11 @@ def test_the_first_installation_comes_from_upstream(first: Step) -> None:
     assert APPLICATION in first.installed
     assert len(first.seen.files()) == len(first.installed) >= MANY
     assert first.seen.sources() == {"remote"}
-    assert not first.seen.errors()
+
+
+def test_no_request_is_refused(first: Step, second: Step) -> None:
+    assert first.seen.errors() == []
+    assert second.seen.errors() == []
 
 
 def test_upstream_is_asked_once_for_each_file(first: Step) -> None:
@@ -66,13 +72,12 @@ def test_the_second_installation_comes_from_the_cache(first: Step, second: Step)
     assert second.installed == first.installed
     assert second.seen.files() and set(second.seen.files()) == set(first.seen.files())
     assert second.seen.sources() == {"cache"}
-    assert not second.seen.errors()
 
 
 def test_the_second_installation_asks_upstream_for_no_file(first: Step, second: Step) -> None:
     assert second.seen.fills("artifact") == []
     if not second.seen.fills():  # project pages may have passed their two minutes meanwhile
-        assert second.after["bytes_down"] == second.before["bytes_down"]
+        assert second.after["bytes_down"] - second.before["bytes_down"] < CLOSING_BYTES
         assert second.after["connects"] == second.before["connects"]
 
 
@@ -96,12 +101,12 @@ def test_files_are_byte_identical_to_a_direct_download(first: Step, proxy: Proxy
 
 
 @pytest.fixture(scope="module")
-def cut_off(second: Step, start_proxy: StartProxy, start_forwarder: object, proxy: Proxy) -> Proxy:
-    """The same data, all project pages long stale, and nothing behind the egress any more."""
+def cut_off(second: Step, start_proxy: StartProxy, start_forwarder: StartForwarder, proxy: Proxy) -> Proxy:
+    """The same data after a restart, and nothing behind the egress any more."""
     gone = start_forwarder()
     gone.stop()
     assert proxy.stop() == 0
-    return start_proxy("proxy", forwarder=gone, remote="    ttl: 1s\n    stale_while_revalidate: 0s\n")
+    return start_proxy("proxy", forwarder=gone)
 
 
 def test_without_the_internet_a_third_installation_works(first: Step, cut_off: Proxy, pip: Pip) -> None:
@@ -110,7 +115,6 @@ def test_without_the_internet_a_third_installation_works(first: Step, cut_off: P
     assert pip.installed(python) == first.installed
     assert set(seen.files()) == set(first.seen.files())
     assert seen.sources() == {"cache"}
-    assert "stale" in {row["result"] for row in seen.requests("index")}
     pip.run([str(python), "-I", "-c", f"import {APPLICATION}"])
 
 
@@ -118,4 +122,24 @@ def test_without_the_internet_something_new_is_no_404(cut_off: Proxy) -> None:
     answer = cut_off.get("pypi/simple/sampleproject/")
     assert answer.status in (502, 503, 504)
     assert answer.headers["X-Proxy-Error"]
-    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.headers["X-Artifact-Source"] is None
+
+
+def test_trouble_of_ours_says_when_to_come_back(cut_off: Proxy) -> None:
+    answer = cut_off.get("pypi/simple/sampleproject/")
+    assert int(answer.headers["Retry-After"] or 0) > 0, (answer.status, dict(answer.headers))
+
+
+def test_stale_pages_are_served_while_upstream_is_gone(
+    start_proxy: StartProxy, start_forwarder: StartForwarder, pip: Pip
+) -> None:
+    forwarder = start_forwarder()
+    ttl = "    ttl: 1s\n    stale_while_revalidate: 0s\n"
+    proxy = start_proxy("impatient", forwarder=forwarder, remote=ttl)
+    pip.install("rich", index=proxy.index)
+    forwarder.stop()
+    time.sleep(1.1)
+    with proxy.watch() as seen:
+        pip.install("rich", index=proxy.index)
+    assert seen.sources() == {"cache"}
+    assert {(row["result"], row["source"]) for row in seen.requests("index")} == {("stale", "cache")}

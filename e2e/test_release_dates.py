@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from packaging.version import Version
 
-from e2e.clients import Client, Failed, Pip, Uv
+from e2e.clients import Failed, Pip, Uv
 from e2e.registry import Registry
 from e2e.servers import Proxy
 
@@ -67,7 +67,9 @@ def test_pip_chooses_as_uv_and_as_directly(
 
 
 @pytest.mark.parametrize("client", ["pip", "uv"])
-def test_the_choice_is_the_newest_before_the_date(client: str, pip: Pip, uv: Uv, proxy: Proxy, registry: Registry) -> None:
+def test_the_choice_is_the_newest_before_the_date(
+    client: str, pip: Pip, uv: Uv, proxy: Proxy, registry: Registry
+) -> None:
     chosen = _by_pip(pip, proxy.index, SINGLE) if client == "pip" else _by_uv(uv, proxy.index, SINGLE)
     assert chosen == {SINGLE: _newest_before(registry, SINGLE)}
 
@@ -79,10 +81,9 @@ def test_the_proxy_tells_the_times_of_the_registry(proxy: Proxy, registry: Regis
 
 
 def test_before_everything_there_is_nothing(pip: Pip, uv: Uv, proxy: Proxy) -> None:
-    clients: list[Client] = [pip, uv]
-    assert len(clients) == 2
+    ancient = "2001-01-01T00:00:00Z"
+    out = str(pip.fresh("out"))
     with pytest.raises(Failed, match="No matching distribution"):
-        pip(
-            "download", "--no-deps", "--dest", str(pip.fresh("out")), "--uploaded-prior-to", "2001-01-01T00:00:00Z",
-            SINGLE, index=proxy.index,
-        )  # fmt: skip
+        pip("download", "--dest", out, "--uploaded-prior-to", ancient, SINGLE, index=proxy.index)
+    with pytest.raises(Failed, match="no versions|No solution"):
+        uv("pip", "install", "--target", out, "--exclude-newer", ancient, SINGLE, index=proxy.index)

@@ -20,18 +20,16 @@ from artifactproxy.engine.describe import (
     head_for,
     hit,
     partial,
-    relayed,
     revalidated,
 )
 from artifactproxy.engine.documents import Documents, Source
-from artifactproxy.engine.fill import Fill, Opened, Plan, Settled, Tools, unpromised, vouched
+from artifactproxy.engine.fill import Fill, Opened, Plan, Settled, Tools
 from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.recheck import Recheck
-from artifactproxy.engine.relay import Relay as Relaying
 from artifactproxy.engine.relay import relayable
-from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.teachers import Teachers
+from artifactproxy.engine.unstored import Unstored, lacks, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (
     BlobMissing,
@@ -49,9 +47,7 @@ from artifactproxy.model import (
     Fetch,
     Found,
     Kind,
-    Promise,
     Refuse,
-    Reject,
     Relay,
     Reply,
     Revalidate,
@@ -63,7 +59,7 @@ from artifactproxy.model import (
 )
 from artifactproxy.ports import LocalFile, Outcome
 from artifactproxy.providers._base import Page, problem_details
-from artifactproxy.rules.freshness import admit, decide
+from artifactproxy.rules.freshness import decide
 
 HEALS = 3  # hollow hits of one request before the store counts as broken
 
@@ -85,10 +81,9 @@ class Pipeline:
         self._tools = tools
         self._fills = fills
         self._documents = documents
-        self._teachers = teachers
         self._usage = usage
         self._recheck = recheck
-        self._relay = Relaying(tools.upstream, tools.clock, tools.limits.hold_back)
+        self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
         self._refreshes: set[asyncio.Task[None]] = set()
 
@@ -151,7 +146,7 @@ class Pipeline:
             case Refuse(fault, _):
                 raise fault
             case Relay(reason):
-                return await self._passed(mount, route, ask, reason)
+                return await self._unstored.passed(mount, route, ask, reason)
             case Revalidate(entry, may_serve_stale, reason):
                 if may_serve_stale and self._stale.recently_failed(route.key):
                     why = f"{reason}; the last refresh failed a moment ago"
@@ -159,10 +154,16 @@ class Pipeline:
                 plan = Plan(reason, entry, may_serve_stale, found.promise, ask.request_id)
                 return await self._fetched(mount, route, ask, plan)
             case Fetch(reason):
-                if ask.method == "HEAD" and not route.rendered:
-                    return await self._cold_head(mount, route, ask, found, reason)
+                if ask.method == "HEAD" and self._head_only(route):
+                    return await self._unstored.head(mount, route, ask, found, reason)
                 plan = Plan(reason, promise=route.promise or found.promise, request_id=ask.request_id)
                 return await self._fetched(mount, route, ask, plan)
+
+    def _head_only(self, route: Route) -> bool:
+        """Whether a HEAD of something not held can do without a fill."""
+        running = self._fills.running(route.key)
+        opened = running is not None and running.opened.done()
+        return not (route.rendered or route.derived_from or opened)
 
     # --- from the store ---
 
@@ -182,7 +183,7 @@ class Pipeline:
         how = hit(entry, mount.policy, self._tools.clock(), detail)
         if result == "revalidated":
             how = revalidated(entry, mount.policy, self._tools.clock())
-        outcome = self._outcome(mount, route, ask, result, reason, entry)
+        outcome = outcome_of(mount, route, ask, result, reason, entry)
         if route.rendered:
             return await self._rendered(
                 mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
@@ -247,7 +248,7 @@ class Pipeline:
                 raise
         finally:
             leave.unless_kept()
-        return await self._unstored(mount, route, ask)
+        return await self._unstored.whole(mount, route, ask, await self._find(route))
 
     async def _from_fill(
         self, fill: Fill, route: Route, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
@@ -272,7 +273,7 @@ class Pipeline:
             stored = not opened.bypass
             replaces = plan.held is not None
             how = arriving(entry, mount.policy, now, began=began, stored=stored, replaces=replaces)
-        outcome = self._outcome(mount, route, ask, "miss" if remote else "hit", plan.reason, entry)
+        outcome = outcome_of(mount, route, ask, "miss" if remote else "hit", plan.reason, entry)
         outcome.fill_id, outcome.source = fill.id, how.source
         if route.rendered and entry.ref is not None:
             source = Source(entry.ref, entry.source, opened.spool)
@@ -290,7 +291,7 @@ class Pipeline:
                 return relayed_part
         size = spool.written if spool.sealed else spool.length
         # Until it is verified only the whole may leave: a range could end before the check.
-        judged = ask if spool.sealed else _without_range(ask)
+        judged = ask if spool.sealed else without_range(ask)
         head = head_for(judged, entity_of(fill.entry, route, size), how, opened.headers)
         self._usage.note(fill.entry, ask, _sent(head, size or 0))
         if head.empty:
@@ -311,14 +312,13 @@ class Pipeline:
         head = head_for(ask, entity_of(fill.entry, route, spool.length), partial())
         if head.span is None:
             return None
-        url = self._relay_url(route, fill.promise)
-        part = await self._relay.part(mount, route, url, head.span, fill.entry, spool.length)
+        part = await self._unstored.part(mount, route, head.span, fill)
         if part is None:
             await asyncio.shield(fill.done)
             return None
         outcome.result, outcome.source = "relay", "remote"
         self._usage.note(fill.entry, ask, head.span.size)
-        return Answer(head.status, head.headers, Chunks(part, head.span.size), outcome)
+        return Answer(head.status, head.headers, part, outcome)
 
     async def _settled(self, mount: Mount, route: Route, ask: Ask, plan: Plan, settled: Settled) -> Answer:
         entry = settled.entry
@@ -355,101 +355,6 @@ class Pipeline:
         task = asyncio.create_task(wait())
         self._refreshes.add(task)
         task.add_done_callback(self._refreshes.discard)
-
-    # --- past the store ---
-
-    async def _cold_head(self, mount: Mount, route: Route, ask: Ask, found: Found, reason: str) -> Answer:
-        """HEAD of something not held: from the promise, a running fill, or upstream's own HEAD."""
-        promise = route.promise or found.promise
-        running = self._fills.running(route.key)
-        if (running is not None and running.opened.done()) or route.derived_from:
-            return await self._fetched(
-                mount, route, ask, Plan(reason, promise=promise, request_id=ask.request_id)
-            )
-        outcome = self._outcome(mount, route, ask, "miss", reason, None)
-        if route.foreign and not vouched(promise):
-            promise = await self._teachers.teach(mount, route)
-            if not vouched(promise):
-                raise unpromised(route)
-        now = self._tools.clock()
-        sha256 = promise.digest("sha256") if promise else None
-        how = Provenance("remote", "artifactproxy; fwd=miss", "no-cache")
-        if promise is not None and promise.size is not None and sha256 is not None:
-            entity = Entity(route.media_type, f'"{sha256.hex}"', size=promise.size, sha256=sha256.hex)
-            how = Provenance("cache", "artifactproxy; hit; detail=promised", "no-cache")
-        else:
-            upstream = await self._relay.head(mount, route, self._relay_url(route, promise))
-            admission = admit(route, upstream, mount.policy, now, held=None, promised=vouched(promise))
-            if upstream.status in (404, 410):
-                raise UpstreamAbsent(_lacks(route), status=upstream.status)
-            if isinstance(admission, Reject):
-                raise admission.fault
-            row = begin_row(route, upstream, promise, ttl=None, now=now)
-            entity = entity_of(row, route, upstream.length)
-        head = head_for(ask, entity, how)
-        outcome.source = how.source
-        return Answer(head.status, head.headers, Nothing(), outcome)
-
-    async def _passed(self, mount: Mount, route: Route, ask: Ask, reason: str) -> Answer:
-        if not route.sources:
-            raise NotServed("this path is not part of the repository")
-        outcome = self._outcome(mount, route, ask, "relay", reason, None)
-        through = await self._relay.whole(mount, route, route.sources[0], ask.method)
-        entity = Entity(route.media_type, "", size=through.head.length)
-        head = head_for(Ask(ask.repo, ask.path, ask.method), entity, relayed())
-        outcome.source = "remote"
-        if head.empty:
-            await through.body.aclose()
-            return Answer(head.status, head.headers, Nothing(), outcome)
-        return Answer(head.status, head.headers, Chunks(through.body, through.head.length), outcome)
-
-    async def _unstored(self, mount: Mount, route: Route, ask: Ask) -> Answer:
-        """Nothing can be kept (a full disk): verified bytes all the same, for this client alone."""
-        found = await self._find(route)
-        promise = route.promise or found.promise
-        if route.foreign and not vouched(promise):
-            raise StoreFull("the disk is full")
-
-        async def known() -> Promise | None:
-            if vouched(promise) or not route.teachers:
-                return promise
-            return await self._teachers.teach(mount, route)
-
-        self._tools.observer.increment("bypassed")
-        outcome = self._outcome(mount, route, ask, "relay", "the disk is full: passed through unstored", None)
-        through = await self._relay.held(mount, route, self._relay_url(route, promise), known)
-        row = begin_row(route, through.head, promise, ttl=None, now=self._tools.clock())
-        size = through.head.length
-        head = head_for(_without_range(ask), entity_of(row, route, size), relayed("store-full"))
-        outcome.source = "remote"
-        if head.empty:
-            await through.body.aclose()
-            return Answer(head.status, head.headers, Nothing(), outcome)
-        return Answer(head.status, head.headers, Chunks(through.body, size), outcome)
-
-    def _relay_url(self, route: Route, promise: Promise | None) -> str:
-        return promise.url if promise is not None and promise.url else route.sources[0]
-
-    # --- bookkeeping ---
-
-    def _outcome(
-        self, mount: Mount, route: Route, ask: Ask, result: str, reason: str, entry: CacheEntry | None
-    ) -> Outcome:
-        return Outcome(
-            "request",
-            repo=mount.name,
-            provider=mount.provider.name,
-            kind=route.kind.value,
-            method=ask.method,
-            path=ask.path,
-            result=result,
-            reason=reason,
-            source="cache",
-            sha256=entry.ref.sha256 if entry and entry.ref else "",
-            purl=route.purl,
-            caller=ask.caller,
-            request_id=ask.request_id,
-        )
 
     async def close(self) -> None:
         for task in list(self._refreshes):
@@ -492,18 +397,7 @@ def _local(mount: Mount, ask: Ask, reply: Reply) -> Answer:
 
 
 def _absence(route: Route, entry: CacheEntry) -> UpstreamAbsent:
-    return UpstreamAbsent(_lacks(route), status=entry.status if entry.status in (404, 410) else 404)
-
-
-def _lacks(route: Route) -> str:
-    return f"upstream has no {route.filename or route.key.path}"
-
-
-def _without_range(ask: Ask) -> Ask:
-    if "range" not in ask.headers:
-        return ask
-    kept = {name: value for name, value in ask.headers.items() if name != "range"}
-    return Ask(ask.repo, ask.path, ask.method, ask.query, kept, ask.base, ask.request_id, ask.caller)
+    return UpstreamAbsent(lacks(route), status=entry.status if entry.status in (404, 410) else 404)
 
 
 def _sent(head: Head, size: int) -> int:

@@ -120,9 +120,8 @@ class Sessions:
 
 
 def tls_context(ca: str = "") -> ssl.SSLContext:
-    """The system's trust, plus the certificates of the file `ca`; TLS 1.2 at least."""
+    """The system's trust, plus the certificates of the file `ca`; TLS 1.2 at least (the default)."""
     context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca:
         try:
             context.load_verify_locations(cafile=ca)

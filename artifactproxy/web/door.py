@@ -68,7 +68,7 @@ class Door:
         visit = self._visit(request, connection, headers)
         if repo not in _ANY_HOST:
             self._access.judge(visit)
-        if "via" in headers and self._own_via in headers["via"].lower():
+        if "via" in headers and self._own_via in _received_by(headers["via"]):
             raise LoopDetected("this request has been here before")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise ExpectationFailed("only 100-continue can be expected")
@@ -119,6 +119,12 @@ class Door:
         if raw[:1] != "/" and urlsplit(raw).netloc.lower() != host.lower():
             raise Misdirected("the request target names another host than the Host header")
         return self._access.visit(connection.peer, host, headers, secure=connection.secure)
+
+
+def _received_by(via: str) -> set[str]:
+    """The names in a Via field (RFC 9110 section 7.6.3), lower-cased."""
+    hops = (hop.split() for hop in via.lower().split(","))
+    return {hop[1] for hop in hops if len(hop) > 1}
 
 
 def _own_address(request: web.BaseRequest) -> str:

@@ -31,6 +31,17 @@ async def test_u2_stops_at_the_limit(chaos, announced):
     assert len(body) == 50_000
 
 
+async def test_u2_an_announced_excess_is_refused_before_a_byte(chaos):
+    chaos.script("/a", ok(), size=1_000_000)
+    received = []
+    async with client(chaos.origin) as up:
+        with pytest.raises(TooLarge):
+            async with up.open(UpstreamRequest("r", chaos.url("/a"), max_bytes=999_999)) as reply:
+                async for block in reply.chunks():
+                    received.append(block)
+    assert received == []
+
+
 async def test_u2_endless_body_ends_at_the_limit(chaos):
     chaos.script("/a", endless())
     received = 0

@@ -97,6 +97,19 @@ async def test_u05_a_trickle_does_not_escape(chaos):
         await refusal(up, chaos.url("/a"), UpstreamSlow, "too_slow")
 
 
+async def test_a_fast_start_does_not_pay_for_a_trickle(chaos):
+    async def behave(exchange):
+        await exchange.head(200, {"Content-Length": str(exchange.body.size)})
+        await exchange.send(exchange.body.slice(0, 90_000))
+        for at in range(90_000, 100_000):
+            await exchange.send(exchange.body.slice(at, at + 1))
+            await exchange.pause(0.02)
+
+    chaos.script("/a", behave)
+    async with client(chaos.origin, changed={"idle": 5.0, "min_rate": 1000, "min_rate_window": 0.2}) as up:
+        await asyncio.wait_for(refusal(up, chaos.url("/a"), UpstreamSlow, "too_slow"), 3)
+
+
 async def test_fast_enough_is_not_too_slow(chaos):
     body = chaos.script("/a", does.slow(rate=40_000, step=0.02), size=20_000)
     async with client(chaos.origin, changed={"idle": 0.3, "min_rate": 4000, "min_rate_window": 0.1}) as up:
@@ -280,12 +293,20 @@ async def test_u39_an_answer_nobody_asked_for(chaos, delay):
 
 
 async def test_u39_extra_bytes_still_in_the_kernel(chaos):
-    """Between two requests of one turn of the loop, nothing was read yet: the socket is asked."""
-    chaos.script("/a", does.then_extra(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"))
+    """The loop has not seen the bytes when the connection is wanted again: the socket is asked."""
+    kept = []
+
+    async def keep(exchange):
+        kept.append(exchange)
+        await does.ok()(exchange)
+
+    chaos.script("/a", keep)
     good = chaos.script("/b", does.ok())
     async with client(chaos.origin) as up:
         await fetch(up, chaos.url("/a"))
+        kept[0].writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
         assert (await fetch(up, chaos.url("/b")))[1] == good.bytes()
+    assert chaos.connections == 2
 
 
 async def test_a_header_that_cannot_be_written_is_refused(chaos):

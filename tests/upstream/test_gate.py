@@ -73,6 +73,18 @@ async def test_a_full_queue_is_busy_at_once(chaos):
         await asyncio.gather(*tasks, first)
 
 
+async def test_a_paused_origin_is_refused_at_once_not_after_the_queue(chaos):
+    chaos.script("/a", does.stall(at=0.5))
+    chaos.script("/b", does.status(429, Retry_After="60"))
+    async with client(chaos.origin, changed={"connections_per_host": 2, "queue_wait": 30.0}) as up:
+        tasks, leave = await busy(up, chaos.url("/a"), 1)
+        more, away = await busy(up, chaos.url("/b"), 1)
+        await asyncio.wait_for(refusal(up, chaos.url("/b"), UpstreamBusy, "upstream_busy"), 2)
+        leave.set()
+        away.set()
+        await asyncio.gather(*tasks, *more)
+
+
 async def test_the_total_is_bounded_over_all_hosts(chaos):
     async with Chaos() as other:
         chaos.script("/a", does.stall(at=0.5))
@@ -137,14 +149,19 @@ async def test_what_opens_the_breaker(chaos, behaviour):
 async def test_what_does_not_open_it(chaos):
     chaos.script("/a", does.status(404))
     chaos.script("/b", does.status(500), does.ok(), does.status(500), does.ok())
-    chaos.script("/c", does.redirect("http://127.0.0.9/"))
-    async with client(chaos.origin, changed=QUICK | {"breaker_open": 9.0}) as up:
+    chaos.script("/c", does.redirect("http://inner.example/"))
+
+    async def inner(host: str, port: int, family: int) -> list[str]:
+        return ["10.0.0.1"]
+
+    async with client(chaos.origin, lookup=inner, changed=QUICK | {"breaker_open": 9.0}) as up:
         for path in ("/a", "/a", "/a", "/b", "/b", "/b", "/b"):
             await fetch(up, chaos.url(path))
         for _ in range(3):
             with pytest.raises(Exception, match="internal"):
                 await fetch(up, chaos.url("/c"))
-        assert up.states()[chaos.origin].state == "closed"
+        assert {state.state for state in up.states().values()} == {"closed"}
+        assert len(up.states()) == 2
 
 
 async def test_origins_are_independent(chaos):

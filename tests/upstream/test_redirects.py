@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from artifactproxy.errors import UpstreamBlocked
@@ -23,6 +25,32 @@ async def test_followed(chaos, code):
     assert again.url == chaos.url("/b?x=1")
     assert chaos.requests[1].target == "/b?sig=secret"
     assert chaos.connections == 1, "a redirect must not cost a connection"
+
+
+async def test_the_page_of_a_redirect_does_not_cost_a_connection(chaos):
+    async def behave(exchange):
+        await exchange.head(302, {"Location": "/b", "Content-Length": "5000"})
+        await asyncio.sleep(0.02)
+        await exchange.send(bytes(5000))
+
+    chaos.script("/a", behave)
+    body = chaos.script("/b", ok())
+    async with client(chaos.origin) as up:
+        assert (await fetch(up, chaos.url("/a")))[1] == body.bytes()
+    assert chaos.connections == 1
+
+
+@pytest.mark.parametrize("announced", [5000, 10_000_000])
+async def test_a_redirect_whose_page_never_comes(chaos, announced):
+    async def behave(exchange):
+        await exchange.head(302, {"Location": "/b", "Content-Length": str(announced)})
+        await exchange.for_ever()
+
+    chaos.script("/a", behave)
+    body = chaos.script("/b", ok())
+    async with client(chaos.origin, changed={"idle": 0.05}) as up:
+        assert (await fetch(up, chaos.url("/a")))[1] == body.bytes()
+    assert chaos.connections == 2
 
 
 async def test_head_stays_head(chaos):

@@ -90,17 +90,19 @@ async def test_a_client_that_stops_reading_is_reset(rigs, tmp_path, kind) -> Non
 
 
 async def test_a_slow_but_steady_client_is_not_reset(rigs, tmp_path) -> None:
-    rig = await rigs(send_stall=0.2)
-    rig.engine.give("paper/a", file_body(tmp_path / "f", BIG[: 8 << 20]))
+    """At this pace the server's full socket buffer is not writable again for several stalls."""
+    rig = await rigs(send_stall=0.15)
+    rig.engine.give("paper/a", file_body(tmp_path / "f", BIG[: 16 << 20]))
     client = await rig.connect(receive_buffer=65536)
     await client.ask("/paper/a")
     await client.head()
-    got = 0
-    while got < 2 << 20:  # about a second at this pace: five times the stall
-        got += len(await asyncio.get_running_loop().sock_recv(client.sock, 1 << 15))
-        await asyncio.sleep(0.015)
+    got = len(client.buffer)
+    for _ in range(60):
+        got += len(await asyncio.get_running_loop().sock_recv(client.sock, 1 << 14))
+        await asyncio.sleep(0.02)
     assert rig.watch.outcomes == []
-    got += len(await client.exactly((8 << 20) - got - len(client.buffer))) + len(client.buffer)
+    client.buffer = b""
+    await client.exactly((16 << 20) - got)
     client.close()
     assert (await rig.watch.last()).error == ""
 
