@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,6 +25,8 @@ from artifactproxy.providers import PROVIDERS
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
 
+# Our name in Via, another for each process: chained proxies are no loop.
+VIA = f"artifactproxy-{secrets.token_hex(4)}"
 STORING_SECONDS = 5.0  # for fills whose last byte came, after the last client has gone
 
 
@@ -51,7 +54,7 @@ async def _serve(config: Config, announce: Callable[[str], None]) -> int:
     stopping = _stop_signals()
     async with running(config) as (engine, observations, folder):
         access = AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts)
-        server = WebServer(engine, observations, config.limits, access)
+        server = WebServer(engine, observations, config.limits, access, via=VIA)
         try:
             host, port = await server.start(config.listen.host, config.listen.port)
             await server.start_unix(str(folder.control_socket))
@@ -157,6 +160,7 @@ def _access(remote: Remote) -> RemoteAccess:
         no_proxy=remote.egress.no_proxy,
         ca=str(remote.egress.ca) if remote.egress.ca else "",
         limits=remote.limits,
+        via=VIA,
     )
 
 

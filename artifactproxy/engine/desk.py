@@ -15,7 +15,7 @@ from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.janitor import Janitor
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import BadRequest, Fault, NotServed
-from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Kind, Reply
+from artifactproxy.model import ArtifactKey, Ask, Kind, Reply
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.freshness import decide, fresh_for
 
@@ -102,24 +102,15 @@ class Desk:
     async def purge(self, repo: str, *, path: str = "", package: str = "") -> dict[str, Any]:
         """Forget a path, a package (a name or a package URL), or with neither all of a repository:
         rows, and what they taught. Blobs that nobody else names follow after the grace."""
-        mount = self._mount(repo)
-        entries = await self._chosen(mount, path, package)
-        refs = await self._tools.ledger.forget([entry.key for entry in entries], promises=True)
-        doomed = await self._tools.ledger.doom([ref.sha256 for ref in refs], self._tools.clock())
+        mount, ledger = self._mount(repo), self._tools.ledger
+        path = _canonical(mount, path) if path else ""
+        purl = _purl(mount, package) if package else ""
+        entries = await ledger.entries(repo, path=path, purl=purl)
+        refs = await ledger.forget([entry.key for entry in entries], promises=True)
+        await ledger.unlearn(repo, path=path, purl=purl)
+        doomed = await ledger.doom([ref.sha256 for ref in refs], self._tools.clock())
         freed = sum(ref.size for ref in refs if ref.sha256 in set(doomed))
         return {"repository": repo, "entries": len(entries), "blobs": len(doomed), "bytes": freed}
-
-    async def _chosen(self, mount: Mount, path: str, package: str) -> list[CacheEntry]:
-        ledger = self._tools.ledger
-        if path:
-            path, _, query = path.partition("?")
-            route = mount.provider.classify(Ask(mount.name, path, query=query))
-            if isinstance(route, Reply):
-                return []
-            return await ledger.entries(mount.name, path=route.key.path)
-        if package:
-            return await ledger.entries(mount.name, purl=_purl(mount, package))
-        return await ledger.entries(mount.name, prefix="")
 
     async def gc(self, *, run: bool) -> dict[str, Any]:
         return await self._janitor.gc(run=run)
@@ -133,6 +124,12 @@ class Desk:
         if mount is None:
             raise NotServed(f"there is no repository named {repo!r} here")
         return mount
+
+
+def _canonical(mount: Mount, path: str) -> str:
+    path, _, query = path.partition("?")
+    route = mount.provider.classify(Ask(mount.name, path, query=query))
+    return path if isinstance(route, Reply) else route.key.path
 
 
 def _purl(mount: Mount, package: str) -> str:

@@ -157,9 +157,7 @@ class SqliteIndex:
         if path:
             rows = await self._long_read(sql.ENTRIES_OF_PATH, (repo, limit, path))
         elif purl:
-            # A version follows "@", qualifiers "?" and a subpath "#"; "?" and "@" are neighbours.
-            bounds = (purl + "?", purl + "A", purl + "#", purl + "$")
-            rows = await self._long_read(sql.ENTRIES_OF_PACKAGE, (repo, limit, purl, *bounds))
+            rows = await self._long_read(sql.ENTRIES_OF_PACKAGE, (repo, limit, *_package(purl)))
         else:
             rows = await self._long_read(sql.ENTRIES_BELOW, (repo, limit, prefix, after(prefix)))
         return [entry_of(ArtifactKey(*row[-3:]), row) for row in rows]
@@ -172,6 +170,17 @@ class SqliteIndex:
             drop = self._recent.clear if promises else partial(self._drop, chunk)
             refs.update(dict.fromkeys(await self._writer.run(work, drop)))
         return list(refs)
+
+    async def unlearn(self, repo: str, *, path: str = "", purl: str = "") -> int:
+        statement: str
+        parameters: tuple[str, ...]
+        if path:
+            statement, parameters = sql.UNLEARN_PATH, (repo, path)
+        elif purl:
+            statement, parameters = sql.UNLEARN_PACKAGE, (repo, *_package(purl))
+        else:
+            statement, parameters = sql.UNLEARN_REPO, (repo,)
+        return await self._writer.run(lambda db: db.execute(statement, parameters).rowcount, self._recent.clear)
 
     async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
         return await self._writer.run(partial(writes.forget_blob, sha256=sha256), self._recent.clear)
@@ -292,6 +301,12 @@ def _chunks(values: Iterable[_T]) -> Iterable[list[_T]]:
 
 def _look(db: sqlite3.Connection) -> None:
     db.execute(sql.READ_CLEAN).fetchone()
+
+
+def _package(purl: str) -> tuple[str, ...]:
+    """A package URL and the bounds of its versions: a version follows "@", qualifiers "?" and a
+    subpath "#"; "?" and "@" are neighbours."""
+    return purl, purl + "?", purl + "A", purl + "#", purl + "$"
 
 
 def _mark_clean(db: sqlite3.Connection) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from bench.content import Blob, cold_paths
 from bench.model import GIB, MIB, Bench, Column, Goal, Result, Sample, ratio
 from bench.pull import pull
 from bench.servers import Server, nginx_cache, origin, proxy, remotes_of
 from bench.watch import cpu_seconds
+
+_Place = tuple[Server, int, str]  # who serves, on which port, under which path
 
 _LEAST = 0.9
 _OURS, _SENDFILE, _CACHED = "artifactproxy", "nginx sendfile", "nginx proxy_cache"
@@ -21,7 +25,7 @@ def measure(bench: Bench) -> Result:
     ):
         blob = Blob(root / "large.bin", bench.scale.large)
         (path,) = cold_paths(blob)
-        places: dict[str, tuple[Server, int, str]] = {
+        places: dict[str, _Place] = {
             _SENDFILE: (nginx, nginx_port, f"/static/{blob.path.name}"),
             _CACHED: (nginx, nginx_port, path),
             _OURS: (ours, port, f"/files{path}"),
@@ -30,9 +34,7 @@ def measure(bench: Bench) -> Result:
             pull(at, [what, what], bench.client_cores, like=blob.path)
         samples = bench.interleaved(
             {
-                _name(server, connections): lambda place=place, connections=connections: _sample(  # type: ignore[misc]
-                    bench, *place, connections
-                )
+                _name(server, connections): partial(_sample, bench, place, connections)
                 for connections in (1, 4)
                 for server, place in places.items()
             }
@@ -66,7 +68,8 @@ def _name(server: str, connections: int) -> str:
     return f"{server}, {connections} conn."
 
 
-def _sample(bench: Bench, server: Server, port: int, path: str, connections: int) -> Sample:
+def _sample(bench: Bench, place: _Place, connections: int) -> Sample:
+    server, port, path = place
     before = cpu_seconds(server.pid)
     run = pull(port, [path] * max(bench.scale.streams, connections), bench.client_cores, at_once=connections)
     spent = cpu_seconds(server.pid) - before

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from artifactproxy import indexes
+from artifactproxy.errors import BadRequest
 from artifactproxy.model import ArtifactKey, BlobRef, Found, Kind
 from artifactproxy.ports import Totals, Use
 from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
@@ -62,6 +64,15 @@ async def test_l1_condemned_is_bounded(index: Any) -> None:
     assert len(await index.condemned(NOW, 7)) == 7
     await index.bury(names)
     assert await index.condemned(NOW, 2000) == []
+
+
+async def test_l1_a_write_that_fails_half_way_is_undone_alone(index: Any) -> None:
+    _, failed, doomed = await asyncio.gather(
+        index.touch([KEY], NOW), index.doom([C, "\ud800"], NOW), index.doom([B], NOW), return_exceptions=True
+    )
+    assert isinstance(failed, BadRequest)
+    assert doomed == [B]
+    assert [ref.sha256 for ref in await index.condemned(NOW, 10)] == [B]
 
 
 async def test_l2_recorded_again_in_between(index: Any) -> None:
@@ -214,3 +225,16 @@ async def test_totals(index: Any) -> None:
     assert await index.totals() == Totals(
         blobs=2, bytes=20, entries=3, absences=1, promises=1, by_repo=(("mine", 1, 10), ("tools", 2, 20))
     )
+
+
+async def test_l7_unlearn_by_path_package_and_repository(index: Any) -> None:
+    others = [replace(KEY, path=f"other/{n}") for n in range(3)]
+    purls = ["pkg:pypi/a@1", "pkg:pypi/a@2", "pkg:pypi/ab@1"]
+    await index.learn([promise(B, KEY), *(promise(B, key, purl=purl) for key, purl in zip(others, purls, strict=True))])
+    assert await index.unlearn(KEY.repo, path=KEY.path) == 1
+    assert await index.find(KEY) == Found(None, None)
+    assert await index.unlearn(KEY.repo, purl="pkg:pypi/a") == 2
+    assert (await index.find(others[2])).promise is not None
+    assert await index.unlearn("another") == 0
+    assert await index.unlearn(KEY.repo) == 1
+    assert await index.find(others[2]) == Found(None, None)

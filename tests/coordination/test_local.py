@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -42,19 +41,26 @@ async def test_start_removes_what_dead_holders_left(tmp_path: Path) -> None:
         assert set(tmp_path.iterdir()) == {held, foreign}
 
 
-async def test_a_lease_file_that_was_removed_under_a_waiter(tmp_path: Path) -> None:
+async def test_a_lease_file_that_is_removed_between_open_and_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = await opened(tmp_path), await opened(tmp_path)
+    real = fcntl.flock
+    removed: list[Path] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and not removed:
+            removed.extend(tmp_path.iterdir())  # as its last holder does, at the worst moment
+            removed[0].unlink()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     lease = await one.acquire(KEY, wait=0)
     assert lease is not None
-    # A waiter that opened the file before its removal locks a file that no longer has the name.
-    early = os.open(lease.path, os.O_RDWR)
+    assert removed == [lease.path]
+    assert lease.path.exists()
+    assert await other.acquire(KEY, wait=0.01) is None
     await lease.release()
-    fcntl.flock(early, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    following = await other.acquire(KEY, wait=0)
-    assert following is not None
-    os.close(early)
-    assert await one.acquire(KEY, wait=0.01) is None
-    await following.release()
 
 
 async def test_release_never_removes_the_file_of_another(tmp_path: Path) -> None:

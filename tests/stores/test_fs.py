@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import resource
@@ -376,6 +377,21 @@ async def test_a_collector_never_removes_what_was_just_put_again(tmp_path: Path)
         assert await store.size(ref_of().sha256) == len(BODY)
     await other.close()
     await store.close()
+
+
+async def test_put_and_delete_wait_for_the_lock_of_their_directory(store: FsStore, tmp_path: Path) -> None:
+    await store.put_bytes(ref_of(), BODY)
+    folder = os.open(blob(tmp_path, ref_of()).parent, os.O_RDONLY)
+    for call in (store.put_bytes(ref_of(), BODY), store.delete(ref_of().sha256)):
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        fcntl.flock(folder, fcntl.LOCK_UN)
+        async with asyncio.timeout(5):
+            await task
+    os.close(folder)
+    assert await store.size(ref_of().sha256) is None
 
 
 async def test_a_reader_of_a_file_that_shrinks_raises(store: FsStore, tmp_path: Path) -> None:
