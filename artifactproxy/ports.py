@@ -84,7 +84,8 @@ class BlobStore(Adapter, Protocol):
 
     async def size(self, sha256: str) -> int | None: ...
 
-    async def delete(self, sha256: str) -> None: ...
+    async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
+        """Remove a blob last put at least `older_than` seconds ago; a younger one stays."""
 
     def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
         """Every blob with its age in seconds since it was last put."""

@@ -119,11 +119,13 @@ class Janitor:
 
     async def collect(self, grace: float | None = None) -> tuple[int, int]:
         """Delete what was doomed before the grace; returns how many blobs and bytes."""
-        before = self._clock() - (self._limits.blob_grace if grace is None else grace)
+        grace = self._limits.blob_grace if grace is None else grace
+        before = self._clock() - grace
         count = freed = 0
         while condemned := await self._ledger.condemned(before, BATCH):
             for ref in condemned:
-                await self._store.delete(ref.sha256)
+                # One that was put again meanwhile is younger than its doom.
+                await self._store.delete(ref.sha256, older_than=grace)
                 failpoints.hit("evict.deleted")
                 freed += ref.size
             count += len(condemned)
@@ -167,7 +169,7 @@ class Janitor:
             return report
         report["evicted"], report["evicted_bytes"] = await self.evict(need)
         for ref in lost:
-            await self._store.delete(ref.sha256)
+            await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)
         if report["evicted"]:
             await asyncio.sleep(self._limits.blob_grace)
         report["deleted"], report["deleted_bytes"] = await self.collect()

@@ -180,7 +180,9 @@ class SqliteIndex:
             statement, parameters = sql.UNLEARN_PACKAGE, (repo, *_package(purl))
         else:
             statement, parameters = sql.UNLEARN_REPO, (repo,)
-        return await self._writer.run(lambda db: db.execute(statement, parameters).rowcount, self._recent.clear)
+        return await self._writer.run(
+            lambda db: db.execute(statement, parameters).rowcount, self._recent.clear
+        )
 
     async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
         return await self._writer.run(partial(writes.forget_blob, sha256=sha256), self._recent.clear)

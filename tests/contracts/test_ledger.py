@@ -230,7 +230,9 @@ async def test_totals(index: Any) -> None:
 async def test_l7_unlearn_by_path_package_and_repository(index: Any) -> None:
     others = [replace(KEY, path=f"other/{n}") for n in range(3)]
     purls = ["pkg:pypi/a@1", "pkg:pypi/a@2", "pkg:pypi/ab@1"]
-    await index.learn([promise(B, KEY), *(promise(B, key, purl=purl) for key, purl in zip(others, purls, strict=True))])
+    await index.learn(
+        [promise(B, KEY), *(promise(B, key, purl=purl) for key, purl in zip(others, purls, strict=True))]
+    )
     assert await index.unlearn(KEY.repo, path=KEY.path) == 1
     assert await index.find(KEY) == Found(None, None)
     assert await index.unlearn(KEY.repo, purl="pkg:pypi/a") == 2

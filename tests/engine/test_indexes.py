@@ -415,7 +415,7 @@ async def test_a_bad_mirror_is_no_end(tmp_path: Path, chaos: Chaos) -> None:
             await proxy.check()
 
 
-def _ask(path: str):  # noqa: ANN202
+def _ask(path: str):
     from artifactproxy.model import Ask
 
     _, repo, rest = path.split("/", 2)

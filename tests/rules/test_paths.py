@@ -136,6 +136,10 @@ def test_limits_are_exact() -> None:
     assert paths.split_target(longest)[0] == longest[1:]
     with pytest.raises(BadPath):
         paths.split_target(longest + "a")
+    for judge in (paths.judge_path, paths.judge_query):
+        judge("a" * paths.MAX_TARGET_BYTES)
+        with pytest.raises(BadPath):
+            judge("a" * (paths.MAX_TARGET_BYTES + 1))
     paths.judge_path("/".join("a" * paths.MAX_SEGMENTS))
     with pytest.raises(BadPath):
         paths.judge_path("/".join("a" * (paths.MAX_SEGMENTS + 1)))
