@@ -47,20 +47,19 @@ class Blob:
         return self.sha256
 
 
-def cold_paths(blob: Blob, count: int = 1) -> list[str]:
-    """Origin paths of the blob that nobody has asked for yet."""
-    return [f"/as/{secrets.token_hex(8)}/{blob.path.name}/file.bin" for _ in range(count)]
+def cold_paths(*blobs: Blob) -> list[str]:
+    """An origin path for each blob that nobody has asked for yet."""
+    return [f"/as/{secrets.token_hex(8)}/{blob.path.name}/file.bin" for blob in blobs]
 
 
-def promise(root: Path, blob: Blob, count: int = 1) -> str:
-    """Write an index page of a new project that promises the blob's digest for `count` files; returns its name."""
+def promise(root: Path, *blobs: Blob) -> str:
+    """Write the index page of a new project whose files are these blobs, with digests; returns its name."""
     name = f"bench{secrets.token_hex(8)}"
-    files = [f"{name}-{number}.0-py3-none-any.whl" for number in range(1, count + 1)]
-    links = "\n".join(
-        f'<a href="/as/{name}-{number}/{blob.path.name}/{file}#sha256={blob.sha256}">{file}</a><br>'
-        for number, file in enumerate(files, 1)
-    )
+    links = []
+    for number, blob in enumerate(blobs, 1):
+        file = f"{name}-{number}.0-py3-none-any.whl"
+        links.append(f'<a href="/as/{name}/{blob.path.name}/{file}#sha256={blob.sha256}">{file}</a><br>')
     page = root / "simple" / name / "index.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(f"<!DOCTYPE html><html><body>\n{links}\n</body></html>\n")
+    page.write_text("<!DOCTYPE html><html><body>\n" + "\n".join(links) + "\n</body></html>\n")
     return name

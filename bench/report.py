@@ -14,7 +14,6 @@ from pathlib import Path
 from bench.model import CannotMeasure, Goal, Result, Scale, median
 from bench.servers import tool
 
-
 _ORIGIN = (
     "Written by `{command}` on {day}; nothing here is edited by hand. Absolute figures belong to the machine "
     "below: compare the ratios, and measure again before claiming anything."

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from e2e import trust
 
 SECONDS = 180.0
@@ -124,9 +126,10 @@ class Uv(Client):
         return self.plain(*arguments, "--no-config", "--no-progress", *where, cwd=cwd, **env)
 
     def plain(self, *arguments: str, cwd: Path | None = None, **env: str) -> str:
-        """uv as typed, with the settings that `env` holds."""
+        """uv as typed, with the settings that `env` holds. Not by `python -m uv`, which would make it
+        work on the environment of these tests."""
         env = {"UV_CACHE_DIR": str(self.fresh("cache")), "UV_PYTHON_DOWNLOADS": "never", **env}
-        return self.run([sys.executable, "-m", "uv", *arguments], self.environment(**env), cwd)
+        return self.run([find_uv_bin(), *arguments], self.environment(**env), cwd)
 
     def install(self, *arguments: str, index: str) -> Path:
         """Install into a new environment; its interpreter."""

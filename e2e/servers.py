@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from artifactproxy import control
 from e2e import trust
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +119,7 @@ class Forwarder:
 class Seen:
     """What one stretch of the proxy's log says."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list, repr=False)
 
     def requests(self, kind: str = "") -> list[Row]:
         return self._of("request", kind)
@@ -126,12 +127,12 @@ class Seen:
     def fills(self, kind: str = "") -> list[Row]:
         return self._of("fill", kind)
 
-    def warnings(self) -> list[str]:
-        return [row["warning"] for row in self.rows if row["event"] == "warning"]
-
-    def errors(self) -> list[Row]:
-        """Requests that the proxy itself had to refuse."""
-        return [row for row in self.requests() if row.get("status", 0) >= 500]
+    def errors(self) -> list[str]:
+        """Requests that the proxy could not answer, and why."""
+        failed = (row for row in self.requests() if row.get("status", 0) >= 500)
+        return [
+            f"{r['status']} {r['path']}: {r['error']}, {r['reason']}, {r.get('cause', '')}" for r in failed
+        ]
 
     def files(self) -> list[str]:
         """Paths of the whole files that were handed out, in the order of their requests."""
@@ -164,7 +165,8 @@ class Proxy:
         listen: str = "127.0.0.1:0",
         with_file: bool = True,
     ) -> None:
-        """`remote`: further YAML lines of the repository, each ending in a newline.
+        """`remote`: further YAML lines of the repository, each ending in a newline. `said` grows by
+        what the process prints.
         Without `with_file` it is started as by a new user: no configuration, `./data`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -179,8 +181,8 @@ class Proxy:
         self._process = _Process(
             [*_COMMAND, "serve", "--listen", listen, *self._options], self.log, folder, _environment()
         )
-        self.greeting = self._process.read_until(lambda line: line.startswith("more clients:"))
-        self.url = self.greeting[0].rpartition(" ")[2]
+        self.said = self._process.read_until(lambda line: line.startswith("more clients:"))
+        self.url = self.said[0].rpartition(" ")[2]
         self.index = f"{self.url}/pypi/simple/"
 
     @property
@@ -257,7 +259,7 @@ class Proxy:
 
     def _is_filling(self) -> bool:
         """A fill without a reader (a teacher, a refresh) is named by no request."""
-        return bool(self.command("stats")[1]["running"]["fills"])
+        return bool(control.call(self.data, "GET", "/stats")["running"]["fills"])
 
     def _rows(self, start: int) -> list[Row]:
         with self.log.open("rb") as file:

@@ -127,7 +127,7 @@ def test_sigterm_lets_answers_end_and_the_next_start_serves_from_the_cache(
     proxy.signal(signal.SIGTERM)
     assert client.wait(60) == 0
     assert proxy.wait() == 0
-    assert any(line.startswith("stopping") for line in proxy.greeting)
+    assert any(line.startswith("stopping") for line in proxy.said)
     assert sha256(out.read_bytes()) == large.sha256
 
     again = start_proxy("proxy", forwarder=forwarder)

@@ -119,15 +119,10 @@ def test_without_the_internet_a_third_installation_works(first: Step, cut_off: P
 
 
 def test_without_the_internet_something_new_is_no_404(cut_off: Proxy) -> None:
+    """A 404 would send clients elsewhere, or be remembered for a day."""
     answer = cut_off.get("pypi/simple/sampleproject/")
-    assert answer.status in (502, 503, 504)
-    assert answer.headers["X-Proxy-Error"]
+    assert (answer.status, answer.headers["X-Proxy-Error"]) == (502, "upstream_refused")
     assert answer.headers["X-Artifact-Source"] is None
-
-
-def test_trouble_of_ours_says_when_to_come_back(cut_off: Proxy) -> None:
-    answer = cut_off.get("pypi/simple/sampleproject/")
-    assert int(answer.headers["Retry-After"] or 0) > 0, (answer.status, dict(answer.headers))
 
 
 def test_stale_pages_are_served_while_upstream_is_gone(

@@ -10,10 +10,10 @@ from typing import Any
 
 from packageurl import PackageURL
 
-from artifactproxy.engine.fill import Tools
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.janitor import Janitor
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.terms import Tools
 from artifactproxy.errors import BadRequest, Fault, NotServed
 from artifactproxy.model import ArtifactKey, Ask, Kind, Reply
 from artifactproxy.ports import Outcome

@@ -11,7 +11,6 @@ from typing import Any
 from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.desk import Desk, Failures
 from artifactproxy.engine.documents import Documents
-from artifactproxy.engine.fill import Tools
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.janitor import Bounds, Janitor
 from artifactproxy.engine.mounts import Mount
@@ -19,6 +18,7 @@ from artifactproxy.engine.pipeline import Pipeline
 from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.spool import Spool, TempSpace
 from artifactproxy.engine.teachers import Teachers
+from artifactproxy.engine.terms import Tools
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import Fault
 from artifactproxy.model import Ask, Limits, Promise

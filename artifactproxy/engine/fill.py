@@ -11,102 +11,52 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
 from artifactproxy import failpoints
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.rows import absent_row, begin_row
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.terms import (
+    Opened,
+    Plan,
+    Settled,
+    Tools,
+    cause_of,
+    first_sight,
+    ref_of,
+    stale_helps,
+    unpromised,
+    vouched,
+)
 from artifactproxy.engine.transfer import Landed, Transfer
 from artifactproxy.errors import (
-    Blocked,
     BrokenPromise,
     Busy,
     Fault,
     IndexUnavailable,
     StoreUnavailable,
-    UpstreamFault,
 )
 from artifactproxy.model import (
     Absent,
     ArtifactKey,
-    BlobRef,
     Bypass,
     CacheEntry,
-    Digest,
     Header,
     Keep,
     Kind,
-    Limits,
     Promise,
     Refresh,
     Route,
     UpstreamHead,
 )
 from artifactproxy.ports import (
-    BlobStore,
-    Clock,
-    Coordinator,
     Lease,
-    Ledger,
-    MetadataIndex,
-    Observer,
     Outcome,
-    Upstream,
 )
 from artifactproxy.rules.http import kept, safe_header
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A body is arriving in `spool`; `Fill.entry` describes it. `bypass` says why it will not be
-    stored; `headers` are what a bypassed body must carry (its content coding)."""
-
-    spool: Spool
-    bypass: str = ""
-    headers: tuple[Header, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """No new body: the row that answers, and how it came to."""
-
-    entry: CacheEntry
-    how: Literal["found", "refreshed", "absent", "stale"]
-    fault: Fault | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Why a fill is made, what is already held, and what is promised."""
-
-    reason: str
-    held: CacheEntry | None = None
-    may_serve_stale: bool = False
-    promise: Promise | None = None
-    request_id: str = ""
-
-
-@dataclass(slots=True)
-class Tools:
-    """What every fill works with; built once by wiring."""
-
-    store: BlobStore
-    index: MetadataIndex
-    ledger: Ledger
-    upstream: Upstream
-    coordinator: Coordinator
-    observer: Observer
-    clock: Clock
-    limits: Limits
-    new_spool: Callable[[int | None, Promise | None], Spool]
-    ready_for: Callable[[int], None]
-    learn: Callable[[Mount, Route, Spool, str], Awaitable[list[Promise]]]
-    teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
-    derive: Callable[[Mount, Route], Awaitable[bytes | None]]
 
 
 class Fill:
@@ -323,10 +273,10 @@ class Fill:
     async def _store(self, spool: Spool, entry: CacheEntry) -> None:
         """Clients already have good bytes: a failure here costs the cache entry and nothing else."""
         try:
-            await self._ingest.store(spool, _ref(entry))
+            await self._ingest.store(spool, ref_of(entry))
             await self._tools.index.record(entry)
             if entry.kind is Kind.ARTIFACT and entry.verified_by == "framing":
-                await self._remember([_first_sight(entry)])
+                await self._remember([first_sight(entry)])
         except (StoreUnavailable, IndexUnavailable) as fault:
             self.outcome.result, self.outcome.error = "unstored", fault.code
             self._tools.observer.warning(
@@ -334,7 +284,7 @@ class Fill:
                 repo=self.mount.name,
                 path=entry.key.path,
                 error=fault.code,
-                cause=_cause(fault),
+                cause=cause_of(fault),
             )
             return
         self.outcome.result = "stored"
@@ -407,7 +357,7 @@ class Fill:
 
     def _fail(self, fault: Fault) -> None:
         self.outcome.result, self.outcome.error = "failed", fault.code
-        self.outcome.cause = _cause(fault)
+        self.outcome.cause = cause_of(fault)
         self.body_ended = True
         if self.spool is not None:
             self.spool.fail(fault)
@@ -416,7 +366,7 @@ class Fill:
         held = self.plan.held
         if self.opened.done():
             return
-        if held is not None and self.plan.may_serve_stale and _stale_helps(fault):
+        if held is not None and self.plan.may_serve_stale and stale_helps(fault):
             self.opened.set_result(Settled(held, "stale", fault))
         else:
             self.opened.set_exception(fault)
@@ -425,12 +375,7 @@ class Fill:
         """For a document that opened but then failed: the old entry, where that is allowed."""
         fault = self.done.exception() if self.done.done() and not self.done.cancelled() else None
         held = self.plan.held
-        if (
-            isinstance(fault, Fault)
-            and held is not None
-            and self.plan.may_serve_stale
-            and _stale_helps(fault)
-        ):
+        if isinstance(fault, Fault) and held is not None and self.plan.may_serve_stale and stale_helps(fault):
             return Settled(held, "stale", fault)
         return None
 
@@ -452,48 +397,5 @@ def _wants_teaching(route: Route, promise: Promise | None) -> bool:
     return route.kind is Kind.ARTIFACT and bool(route.teachers) and not vouched(promise)
 
 
-def vouched(promise: Promise | None) -> bool:
-    return promise is not None and bool(promise.digests)
-
-
 def _lease_name(key: ArtifactKey) -> str:
     return f"{key.repo}\n{key.path}\n{key.variant}"
-
-
-def _ref(entry: CacheEntry) -> BlobRef:
-    if entry.ref is None:
-        raise RuntimeError("an unverified entry cannot be stored")
-    return entry.ref
-
-
-def _first_sight(entry: CacheEntry) -> Promise:
-    """Trust on first use: other bytes under this immutable name will be refused later."""
-    ref = _ref(entry)
-    return Promise(
-        entry.key,
-        (Digest("sha256", ref.sha256),),
-        size=ref.size,
-        taught_by="first sight",
-        purl=entry.purl,
-    )
-
-
-def _stale_helps(fault: Fault) -> bool:
-    """Our own trouble and upstream's outage may be bridged; a refusal by upstream may not."""
-    if isinstance(fault, UpstreamFault):
-        return fault.upstream_status not in (401, 403, 451)
-    return isinstance(fault, StoreUnavailable | IndexUnavailable | Busy)
-
-
-def _cause(fault: Fault) -> str:
-    cause = fault.__cause__ or fault.__context__
-    return f"{type(cause).__name__}: {cause}" if cause is not None else fault.detail
-
-
-def unpromised(route: Route) -> Blocked:
-    """A foreign host is contacted only on an index's word (design: what upstream names)."""
-    return Blocked(
-        f"no index of this repository lists {route.filename or 'this file'} on that host; "
-        "add the host to file_hosts if it is meant to be used",
-        code="unpromised_host",
-    )

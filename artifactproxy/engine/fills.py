@@ -6,8 +6,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from artifactproxy.engine.fill import Fill, Plan, Tools
+from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.terms import Plan, Tools
 from artifactproxy.model import ArtifactKey, Promise, Route
 
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.errors import BrokenPromise, UpstreamAbsent, UpstreamBroken
+from artifactproxy.errors import BrokenPromise, Fault, UpstreamAbsent, UpstreamBroken
 from artifactproxy.model import CacheEntry, Header, Kind, Promise, Reject, Route, Span, UpstreamHead
 from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.digests import Hasher, algorithms, check
@@ -111,12 +111,12 @@ class Relay:
         return reply, stack
 
 
-def _refusal(mount: Mount, route: Route, head: UpstreamHead, now: float) -> Exception:
+def _refusal(mount: Mount, route: Route, head: UpstreamHead, now: float) -> Fault:
+    admission = admit(route, head, mount.policy, now, held=None, promised=False)
+    if isinstance(admission, Reject):  # first: a throttled 404 is no absence
+        return admission.fault
     if head.status in (404, 410):
         return UpstreamAbsent(f"upstream has no {route.filename or route.key.path}", status=head.status)
-    admission = admit(route, head, mount.policy, now, held=None, promised=False)
-    if isinstance(admission, Reject):
-        return admission.fault
     return UpstreamBroken(f"upstream answered {head.status}", upstream_status=head.status)
 
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 from typing import BinaryIO
 
-from artifactproxy.engine.fill import Opened, Plan, Tools
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.terms import Opened, Plan, Tools
 from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import Ask, Fetch, Kind, Promise, Reply, Revalidate, Route
 from artifactproxy.ports import LocalFile

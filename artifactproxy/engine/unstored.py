@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from artifactproxy.engine.answer import Answer, Chunks, Nothing
 from artifactproxy.engine.describe import Entity, Head, Provenance, entity_of, head_for, relayed
-from artifactproxy.engine.fill import Fill, Tools, unpromised, vouched
+from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.relay import Relay, Through
 from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.teachers import Teachers
+from artifactproxy.engine.terms import Tools, unpromised, vouched
 from artifactproxy.errors import NotServed, StoreFull, UpstreamAbsent
-from artifactproxy.model import Ask, CacheEntry, Found, Promise, Reject, Route, Span
+from artifactproxy.model import Absent, Ask, CacheEntry, Found, Promise, Reject, Route, Span
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.freshness import admit
 
@@ -42,10 +43,10 @@ class Unstored:
         else:
             upstream = await self._relay.head(mount, route, _url(route, promise))
             admission = admit(route, upstream, mount.policy, now, held=None, promised=vouched(promise))
-            if upstream.status in (404, 410):
-                raise UpstreamAbsent(lacks(route), status=upstream.status)
             if isinstance(admission, Reject):
                 raise admission.fault
+            if isinstance(admission, Absent):
+                raise UpstreamAbsent(lacks(route), status=admission.status)
             row = begin_row(route, upstream, promise, ttl=None, now=now)
             entity = entity_of(row, route, upstream.length)
         head = head_for(ask, entity, how)

@@ -9,7 +9,8 @@ from pathlib import Path
 from bench.content import Blob, cold_paths
 from bench.model import KIB, Bench, CannotMeasure, Column, Goal, Result, Sample, ratio
 from bench.pull import pull
-from bench.servers import nginx_cache, origin, proxy, remotes_of, run_pinned, tool
+from bench.servers import Server, nginx_cache, origin, proxy, remotes_of, run_pinned, tool
+from bench.watch import cpu_seconds
 
 _LEAST = 0.3
 _OURS, _NGINX, _LOGGED = (
@@ -27,23 +28,26 @@ def measure(bench: Bench) -> Result:
     folder = bench.folder / "proxy"
     with (
         origin(bench.folder / "origin", root, bench.client_cores) as source,
-        nginx_cache(bench.folder / "nginx", source, bench.server_cores) as (_, nginx_port, logged_port),
-        proxy(folder, bench.server_cores, remotes_of(source.port)) as (_, port),
+        nginx_cache(bench.folder / "nginx", source, bench.server_cores) as (nginx, nginx_port, logged_port),
+        proxy(folder, bench.server_cores, remotes_of(source.port)) as (ours, port),
     ):
         blob = Blob(root / "small.bin", 2 * KIB)
         (path,) = cold_paths(blob)
         for at, what in ((nginx_port, path), (logged_port, path), (port, f"/files{path}")):
             pull(at, [what, what], bench.client_cores, like=blob.path)
 
-        def wrk(at: int, what: str, log: Path | None) -> Sample:
-            return _sample(bench, program, f"http://127.0.0.1:{at}{what}", log)
+        def wrk(server: Server, at: int, what: str, log: Path | None) -> Sample:
+            before = cpu_seconds(server.pid)
+            sample = _sample(bench, program, f"http://127.0.0.1:{at}{what}", log)
+            requests = sample.pop("requests")
+            return sample | {"cpu": (cpu_seconds(server.pid) - before) / requests * 1e6}
 
         nginx_log = bench.folder / "nginx" / "access.log"
         samples = bench.interleaved(
             {
-                _NGINX: lambda: wrk(nginx_port, path, None),
-                _LOGGED: lambda: wrk(logged_port, path, nginx_log),
-                _OURS: lambda: wrk(port, f"/files{path}", folder / "requests.log"),
+                _NGINX: lambda: wrk(nginx, nginx_port, path, None),
+                _LOGGED: lambda: wrk(nginx, logged_port, path, nginx_log),
+                _OURS: lambda: wrk(ours, port, f"/files{path}", folder / "requests.log"),
             }
         )
     times = ratio(samples, "rps", _OURS, _NGINX)
@@ -59,6 +63,7 @@ def measure(bench: Bench) -> Result:
             Column("rps", "requests/s", 0),
             Column("p50", "p50 ms"),
             Column("p99", "p99 ms"),
+            Column("cpu", "server CPU us/request", 1),
             Column("logged", "lines per request"),
         ),
         samples=samples,
@@ -81,8 +86,7 @@ def _sample(bench: Bench, program: str, url: str, log: Path | None) -> Sample:
     sample = parsed(run_pinned(command, bench.client_cores, seconds + 20))
     time.sleep(_FLUSH)
     lines = _lines_after(log, before) if log else 0
-    requests = sample.pop("requests")
-    return sample | {"logged": lines / requests}
+    return sample | {"logged": lines / sample["requests"]}
 
 
 def _lines_after(log: Path, offset: int) -> int:

@@ -1,0 +1,105 @@
+"""The words that fills, the table and the pipeline share: what is asked for, what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Literal
+
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.spool import Spool
+from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
+from artifactproxy.model import BlobRef, CacheEntry, Digest, Header, Limits, Promise, Route
+from artifactproxy.ports import BlobStore, Clock, Coordinator, Ledger, MetadataIndex, Observer, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A body is arriving in `spool`; `Fill.entry` describes it. `bypass` says why it will not be
+    stored; `headers` are what a bypassed body must carry (its content coding)."""
+
+    spool: Spool
+    bypass: str = ""
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """No new body: the row that answers, and how it came to."""
+
+    entry: CacheEntry
+    how: Literal["found", "refreshed", "absent", "stale"]
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Why a fill is made, what is already held, and what is promised."""
+
+    reason: str
+    held: CacheEntry | None = None
+    may_serve_stale: bool = False
+    promise: Promise | None = None
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every fill works with; built once by wiring."""
+
+    store: BlobStore
+    index: MetadataIndex
+    ledger: Ledger
+    upstream: Upstream
+    coordinator: Coordinator
+    observer: Observer
+    clock: Clock
+    limits: Limits
+    new_spool: Callable[[int | None, Promise | None], Spool]
+    ready_for: Callable[[int], None]
+    learn: Callable[[Mount, Route, Spool, str], Awaitable[list[Promise]]]
+    teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
+    derive: Callable[[Mount, Route], Awaitable[bytes | None]]
+
+
+def vouched(promise: Promise | None) -> bool:
+    return promise is not None and bool(promise.digests)
+
+
+def first_sight(entry: CacheEntry) -> Promise:
+    """Trust on first use: other bytes under this immutable name will be refused later."""
+    ref = ref_of(entry)
+    return Promise(
+        entry.key,
+        (Digest("sha256", ref.sha256),),
+        size=ref.size,
+        taught_by="first sight",
+        purl=entry.purl,
+    )
+
+
+def stale_helps(fault: Fault) -> bool:
+    """Our own trouble and upstream's outage may be bridged; a refusal by upstream may not."""
+    if isinstance(fault, UpstreamFault):
+        return fault.upstream_status not in (401, 403, 451)
+    return isinstance(fault, StoreUnavailable | IndexUnavailable | Busy)
+
+
+def unpromised(route: Route) -> Blocked:
+    """A foreign host is contacted only on an index's word (design: what upstream names)."""
+    return Blocked(
+        f"no index of this repository lists {route.filename or 'this file'} on that host; "
+        "add the host to file_hosts if it is meant to be used",
+        code="unpromised_host",
+    )
+
+
+def ref_of(entry: CacheEntry) -> BlobRef:
+    if entry.ref is None:
+        raise RuntimeError("an unverified entry cannot be stored")
+    return entry.ref
+
+
+def cause_of(fault: Fault) -> str:
+    cause = fault.__cause__ or fault.__context__
+    return f"{type(cause).__name__}: {cause}" if cause is not None else fault.detail
