@@ -62,7 +62,7 @@ def test_wrk_is_read_in_its_units() -> None:
     "trouble", ["  Non-2xx or 3xx responses: 7\n", "  Socket errors: connect 0, read 3, write 0, timeout 0\n"]
 )
 def test_wrong_answers_fail_a_measure(trouble: str) -> None:
-    with pytest.raises(CannotMeasure, match=trouble.split(":")[0].strip().split(" ")[0]):
+    with pytest.raises(CannotMeasure, match=trouble.split(":", maxsplit=1)[0].strip().split(" ")[0]):
         parsed(WRK + trouble)
 
 

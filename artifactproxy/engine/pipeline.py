@@ -62,6 +62,7 @@ from artifactproxy.ports import LocalFile, Outcome
 from artifactproxy.providers._base import Page, problem_details
 from artifactproxy.rules.freshness import decide
 
+ROUTES_MAX = 10_000
 HEALS = 3  # hollow hits of one request before the store counts as broken
 
 
@@ -86,6 +87,7 @@ class Pipeline:
         self._recheck = recheck
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
+        self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
 
     async def handle(self, ask: Ask) -> Answer:
@@ -107,7 +109,18 @@ class Pipeline:
             raise NotServed(f"there is no repository named {ask.repo!r} here")
         if ask.method not in ("GET", "HEAD"):
             raise MethodRefused("this repository can only be read")
-        return mount, mount.provider.classify(ask)
+        # A route is a function of these four (law P2 of the providers), and costs as much as the
+        # rest of a hit.
+        asked = (ask.repo, ask.path, ask.query, ask.headers.get("accept", ""))
+        route = self._routes.get(asked)
+        if route is None:
+            classified = mount.provider.classify(ask)
+            if isinstance(classified, Reply):
+                return mount, classified
+            if len(self._routes) >= ROUTES_MAX:
+                self._routes.clear()
+            route = self._routes[asked] = classified
+        return mount, route
 
     def problem(self, fault: Fault, ask: Ask) -> Page:
         """The fault in the words of the client this repository serves (RFC 9457 where none is)."""
