@@ -302,6 +302,9 @@ class Observer(Protocol):
 
     def outcome(self, outcome: Outcome) -> None: ...
 
+    def notice(self, event: str, **facts: str | float) -> None:
+        """Something an operator may want to know; `event` is a stable slug."""
+
     def warning(self, event: str, **facts: str | float) -> None:
         """Something is wrong and this was done about it; `event` is a stable slug."""
 

@@ -99,12 +99,10 @@ class Pip(Client):
             where += ["--cert", trust.authorities()]
         return self.plain(arguments[0], *options, *where, *arguments[1:], **env)
 
-    def plain(self, *arguments: str, home: Path | None = None, **env: str) -> str:
-        """pip as typed, with the settings that `home` and `env` hold."""
+    def plain(self, *arguments: str, **env: str) -> str:
+        """pip as typed, with the settings that `env` names."""
         if self._library:
             env["PYTHONPATH"] = self._library
-        if home is not None:
-            env["HOME"] = str(home)
         return self.run([sys.executable, "-m", "pip", *arguments], self.environment(**env))
 
     def install(self, *arguments: str, index: str) -> Path:

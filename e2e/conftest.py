@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def start_proxy(folder: Path, registry: Registry) -> Iterator[StartProxy]:
     """`start_proxy("first", forwarder=..., remote=..., listen=...)`; one name, one data folder."""
     with ExitStack() as stack:
 
-        def start(name: str, **options: object) -> Proxy:
+        def start(name: str, **options: Any) -> Proxy:
             proxy = Proxy(folder / name, **options)
             stack.callback(proxy.stop)
             return proxy

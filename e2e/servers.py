@@ -37,6 +37,7 @@ class _Process:
         self._lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.log = log
+        self._arguments = arguments
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 arguments, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=dict(env)
@@ -189,7 +190,7 @@ class Proxy:
     def listen(self) -> str:
         return urlsplit(self.url).netloc
 
-    def command(self, *arguments: str) -> tuple[int, Row]:
+    def command(self, *arguments: str) -> tuple[int, Any]:
         """Run another command on the same data; its exit code and JSON answer."""
         done = subprocess.run(
             [*_COMMAND, arguments[0], "--json", *self._options, *arguments[1:]],
@@ -206,7 +207,7 @@ class Proxy:
     def explain(self, path: str) -> Row:
         code, answer = self.command("explain", f"{self.url}/pypi/{path}")
         assert code == 0, answer
-        return answer
+        return dict(answer)
 
     def get(self, target: str, *, method: str = "GET", **headers: str) -> Answer:
         """One request for a path of the proxy, or for one of its URLs. No client in between."""

@@ -10,7 +10,7 @@ import pytest
 from e2e.clients import Pip
 from e2e.conftest import StartForwarder, StartProxy
 from e2e.registry import Registry, sha256
-from e2e.servers import Forwarder, Proxy, Seen
+from e2e.servers import Forwarder, Proxy, Row, Seen
 
 APPLICATION = "jupyterlab"
 MANY = 50  # files of this application; today it has about 90
@@ -24,8 +24,8 @@ class Step:
 
     installed: dict[str, str]
     seen: Seen
-    before: dict[str, object]
-    after: dict[str, object]
+    before: Row
+    after: Row
 
 
 def _step(pip: Pip, proxy: Proxy, forwarder: Forwarder) -> Step:

@@ -80,7 +80,7 @@ def test_the_pip_text_is_a_configuration_file(proxy: Proxy, pip: Pip) -> None:
     with proxy.watch() as seen:
         pip.plain(
             "install", "--no-cache-dir", "--target", str(pip.fresh("target")), PROJECT,
-            home=home, PIP_CONFIG_FILE=str(home / "pip.conf"),
+            HOME=str(home), PIP_CONFIG_FILE=str(home / "pip.conf"),
         )  # fmt: skip
     assert _was_used(seen)
 
@@ -89,9 +89,9 @@ def test_the_pip_text_names_a_command_that_does_the_same(proxy: Proxy, pip: Pip)
     home = pip.fresh("home")
     said = shlex.split(_after(_setup(proxy, "pip"), "with: pip "))
     assert said[:2] == ["config", "set"]
-    pip.plain(*said, home=home)
+    pip.plain(*said, HOME=str(home))
     with proxy.watch() as seen:
-        pip.plain("install", "--no-cache-dir", "--target", str(pip.fresh("target")), PROJECT, home=home)
+        pip.plain("install", "--no-cache-dir", "--target", str(pip.fresh("target")), PROJECT, HOME=str(home))
     assert _was_used(seen)
 
 
@@ -106,8 +106,9 @@ def test_the_uv_text_is_a_configuration_file(proxy: Proxy, uv: Uv) -> None:
 def test_the_uv_text_names_a_variable_that_does_the_same(proxy: Proxy, uv: Uv) -> None:
     name, _, value = _after(_setup(proxy, "uv"), "environment: ").partition("=")
     assert name == "UV_DEFAULT_INDEX"
+    index = value.strip()
     with proxy.watch() as seen:
-        uv.plain("pip", "install", "--target", str(uv.fresh("target")), PROJECT, **{name: value.strip()})
+        uv.plain("pip", "install", "--target", str(uv.fresh("target")), PROJECT, UV_DEFAULT_INDEX=index)
     assert _was_used(seen)
 
 
@@ -143,6 +144,10 @@ def exposed(start_proxy: StartProxy) -> tuple[Proxy, str]:
     return proxy, f"http://{address}:{proxy.listen.rpartition(':')[2]}"
 
 
+def _host(root: str) -> str:
+    return urlsplit(root).hostname or ""
+
+
 def test_from_another_machine_pip_needs_no_more_than_its_text(exposed: tuple[Proxy, str], pip: Pip) -> None:
     proxy, root = exposed
     text = _setup(proxy, "pip", root)
@@ -152,7 +157,7 @@ def test_from_another_machine_pip_needs_no_more_than_its_text(exposed: tuple[Pro
     with proxy.watch() as seen:
         pip.plain(
             "install", "--no-cache-dir", "--target", str(pip.fresh("target")), PROJECT,
-            home=home, PIP_CONFIG_FILE=str(home / "pip.conf"), NO_PROXY=urlsplit(root).hostname,
+            HOME=str(home), PIP_CONFIG_FILE=str(home / "pip.conf"), NO_PROXY=_host(root),
         )  # fmt: skip
     assert _was_used(seen)
 
@@ -164,7 +169,7 @@ def test_from_another_machine_uv_needs_no_more_than_its_text(exposed: tuple[Prox
     with proxy.watch() as seen:
         uv.plain(
             "pip", "install", "--target", str(uv.fresh("target")), PROJECT,
-            UV_CONFIG_FILE=str(file), NO_PROXY=urlsplit(root).hostname,
+            UV_CONFIG_FILE=str(file), NO_PROXY=_host(root),
         )  # fmt: skip
     assert _was_used(seen)
 

@@ -67,6 +67,7 @@ class _Listening:
         self._failures = failures
         self._clock = clock
         self._on_full = on_full
+        self.notice = observer.notice
         self.warning = observer.warning
         self.gauge = observer.gauge
         self.increment = observer.increment

@@ -91,6 +91,9 @@ class JsonLog:
         times += "," if line else ""
         self._add(f'{{"time":"{self._time()}","event":"{outcome.what}",{times}{_encode(line)[1:]}')
 
+    def notice(self, event: str, **facts: str | float) -> None:
+        self._add(f'{{"time":"{self._time()}",{_encode({"event": event, **facts})[1:]}')
+
     def warning(self, event: str, **facts: str | float) -> None:
         line = _encode({"warning": event, **facts})
         self._add(f'{{"time":"{self._time()}","event":"warning",{line[1:]}')

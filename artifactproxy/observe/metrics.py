@@ -258,6 +258,9 @@ class Observations:
         self.log.outcome(outcome)
         self.metrics.outcome(outcome)
 
+    def notice(self, event: str, **facts: str | float) -> None:
+        self.log.notice(event, **facts)
+
     def warning(self, event: str, **facts: str | float) -> None:
         self.log.warning(event, **facts)
         self.metrics.warning(event)

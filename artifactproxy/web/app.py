@@ -36,6 +36,7 @@ from artifactproxy.web.head import SERVER
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
 
 BACKLOG = 1024
+SOCKET_NAME_MAX = 107  # bytes of sun_path on Linux, without the closing NUL
 _POLL = 0.02
 
 _Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
@@ -85,23 +86,21 @@ class WebServer:
         )
         self._servers.append(server)
         bound = server.sockets[0].getsockname()
-        # The pure Python parser is slower and laxer, so which one runs must be seen in the log.
-        self._observer.warning(
-            "listening", host=bound[0], port=bound[1], aiohttp=aiohttp.__version__, parser=parser_name()
+        parser = parser_name()
+        self._observer.notice(
+            "listening", host=bound[0], port=bound[1], aiohttp=aiohttp.__version__, parser=parser
         )
+        if parser != "c":
+            self._observer.warning("slow_parser", parser=parser, fix="install aiohttp with its C extensions")
         return str(bound[0]), int(bound[1])
 
     async def start_unix(self, path: str) -> None:
         """Listen for commands at `path`, for this user only. Raises OSError."""
         place = Path(path)
         _remove_socket(place)
-        old = os.umask(0o177)
-        try:
-            server = await asyncio.get_running_loop().create_unix_server(
-                cast("Callable[[], asyncio.Protocol]", self._commands), path
-            )
-        finally:
-            os.umask(old)
+        server = await asyncio.get_running_loop().create_unix_server(
+            cast("Callable[[], asyncio.Protocol]", self._commands), sock=_bound(place)
+        )
         self._servers.append(server)
         self._socket_path = place
 
@@ -245,3 +244,21 @@ def _remove_socket(path: Path) -> None:
     """The leftover of a process that died, or our own; never anything else."""
     if path.is_socket():
         path.unlink(missing_ok=True)
+
+
+def _bound(place: Path) -> socket.socket:
+    """A Unix socket at `place`, for this user only. The name of one is at most 107 bytes long, so a
+    deep folder is reached through its descriptor (Linux)."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    old = os.umask(0o177)
+    try:
+        short = len(os.fsencode(place)) <= SOCKET_NAME_MAX
+        sock.bind(str(place) if short else f"/proc/self/fd/{folder}/{place.name}")
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(old)
+        os.close(folder)
+    return sock

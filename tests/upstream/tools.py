@@ -36,6 +36,8 @@ class Recorder:
 
     def outcome(self, outcome) -> None: ...
 
+    def notice(self, event: str, **facts) -> None: ...
+
     def warning(self, event: str, **facts) -> None:
         self.warnings.append((event, facts))
 

@@ -117,10 +117,14 @@ class Watch:
 
     outcomes: list[Outcome] = field(default_factory=list)
     warnings: list[tuple[str, dict]] = field(default_factory=list)
+    notices: list[tuple[str, dict]] = field(default_factory=list)
     gauges: dict[str, float] = field(default_factory=dict)
 
     def outcome(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def notice(self, event: str, **facts: str | float) -> None:
+        self.notices.append((event, facts))
 
     def warning(self, event: str, **facts: str | float) -> None:
         self.warnings.append((event, facts))

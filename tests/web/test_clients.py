@@ -222,7 +222,7 @@ async def test_an_inherited_socket_is_served(rigs) -> None:
     rig.address = await rig.server.start("", 0, sock=sock)
     assert rig.address == sock.getsockname()
     assert (await rig.get("/paper/a")).status == 200
-    assert rig.watch.warnings[-1] == (
+    assert rig.watch.notices[-1] == (
         "listening",
         {
             "host": "127.0.0.1",
