@@ -84,6 +84,7 @@ class Fill:
         self._tools = tools
         self._teaching: asyncio.Task[Promise | None] | None = None
         self._ingest = Ingest(tools.store)
+        self._latest: Transfer | None = None
         self._entry: CacheEntry | None = None
         self._bypass = ""
         self._generation = 0
@@ -154,7 +155,7 @@ class Fill:
         transfer = self._transfer()
         try:
             landed = await transfer.run()
-            await self._land(transfer, landed)
+            await self._land(landed)
         except BrokenPromise as fault:
             await self._second_chance(transfer, fault)
 
@@ -174,13 +175,13 @@ class Fill:
         await self.spool.drain()
         try:
             again = self._transfer()
-            await self._land(again, await again.run(avoid=transfer.source))
+            await self._land(await again.run(avoid=transfer.source))
         except BrokenPromise as broken:
             self._count_broken(broken)
             raise
 
     def _transfer(self) -> Transfer:
-        return Transfer(
+        self._latest = Transfer(
             self._tools.upstream,
             self.mount,
             self.route,
@@ -191,6 +192,7 @@ class Fill:
             clock=self._tools.clock,
             decoded_ratio=self._tools.limits.decoded_ratio,
         )
+        return self._latest
 
     async def _taught(self) -> Promise | None:
         """The promise, once the teachers have spoken. Raises their fault: cannot tell is not no."""
@@ -198,9 +200,7 @@ class Fill:
             self.promise = await asyncio.shield(self._teaching) or self.promise
         return self.promise
 
-    async def _land(self, transfer: Transfer, landed: Landed) -> None:
-        self.outcome.upstream_url, self.outcome.upstream_status = transfer.source, transfer.upstream_status
-        self.outcome.resumes = transfer.resumes
+    async def _land(self, landed: Landed) -> None:
         match landed.admission:
             case Refresh(ttl):
                 await self._refresh(landed.head, ttl)
@@ -390,6 +390,9 @@ class Fill:
         outcome.path, outcome.fill_id, outcome.seconds = self.route.key.path, self.id, seconds
         outcome.reason, outcome.request_id = self.plan.reason, self.plan.request_id
         outcome.purl = self.route.purl
+        if self._latest is not None:
+            outcome.upstream_url, outcome.upstream_status = self._latest.source, self._latest.upstream_status
+            outcome.resumes = self._latest.resumes
         self._tools.observer.outcome(outcome)
 
 

@@ -19,6 +19,7 @@ class FillTable:
         self._tools = tools
         self._fills: dict[tuple[ArtifactKey, str], Fill] = {}
         self._tasks: dict[Fill, asyncio.Task[None]] = {}
+        self._slots: dict[Fill, tuple[ArtifactKey, str]] = {}
         self._numbers = 0
         self._orphans: set[Fill] = set()
 
@@ -38,9 +39,10 @@ class FillTable:
         fill.on_idle = self._idle
         fill.join()
         self._fills[slot] = fill
+        self._slots[fill] = slot
         task = asyncio.create_task(fill.run(), name=f"fill {route.key.repo}/{route.key.path}")
         self._tasks[fill] = task
-        task.add_done_callback(lambda _done: self._remove(slot, fill))
+        task.add_done_callback(lambda _done: self._ended(fill))
         return fill, True
 
     def _slot(self, key: ArtifactKey, promise: Promise | None) -> tuple[ArtifactKey, str]:
@@ -62,19 +64,25 @@ class FillTable:
         if small and len(self._orphans) < limits.orphans:
             self._orphans.add(fill)
         else:
+            # Out of the table at once: who comes now must not join what is about to end.
+            self._unlist(fill)
             self._tasks[fill].cancel()
 
-    def _remove(self, slot: tuple[ArtifactKey, str], fill: Fill) -> None:
-        if self._fills.get(slot) is fill:
+    def _unlist(self, fill: Fill) -> None:
+        slot = self._slots.pop(fill, None)
+        if slot is not None and self._fills.get(slot) is fill:
             del self._fills[slot]
+
+    def _ended(self, fill: Fill) -> None:
+        self._unlist(fill)
         self._tasks.pop(fill, None)
         self._orphans.discard(fill)
 
     def states(self) -> dict[str, int]:
         return {
-            "fills": len(self._fills),
+            "fills": len(self._tasks),
             "orphans": len(self._orphans),
-            "readers": sum(fill.readers for fill in self._fills.values()),
+            "readers": sum(fill.readers for fill in self._tasks),
         }
 
     async def drain(self, seconds: float) -> None:

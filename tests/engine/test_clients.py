@@ -110,6 +110,21 @@ async def test_an_unwanted_endless_fill_is_given_up(tmp_path: Path, chaos: Chaos
         await proxy.check()
 
 
+async def test_who_comes_while_a_fill_is_given_up_gets_one_of_his_own(tmp_path: Path, chaos: Chaos) -> None:
+    body = chaos.script("/f.bin", stall(0.5, ranges=False), ok(), size=BIG)
+    async with proxied(tmp_path, chaos.origin, extra="idle: 30s", top="limits: {orphans: 0}") as proxy:
+        reader, writer = await raw(proxy, "/files/f.bin")
+        await reader.readexactly(100_000)
+        writer.transport.abort()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+            if not proxy.engine.states()["readers"]:
+                break
+        got = await proxy.get("/files/f.bin")
+        assert (got.status, got.body) == (200, body.bytes())
+        await proxy.check()
+
+
 async def test_c02_a_slow_reader_slows_nobody(proxy: Proxy, chaos: Chaos) -> None:
     body = chaos.script("/f.bin", ok(), size=20_000_000)
     reader, writer = await raw(proxy, "/files/f.bin")
