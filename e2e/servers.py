@@ -37,7 +37,7 @@ class _Process:
         self._lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.log = log
-        self._arguments = arguments
+        self._command = " ".join(arguments)
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 arguments, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=cwd, env=dict(env)
@@ -288,5 +288,8 @@ def _environment() -> dict[str, str]:
 
 
 def _config(forwarder: Forwarder | None, remote: str) -> str:
-    egress = f"    egress: {{proxy: '{forwarder.url}'}}\n" if forwarder else ""
+    egress = ""
+    if forwarder:
+        # The forwarder looks up names for itself; a resolver that loses a packet needs 5 s more.
+        egress = f"    egress: {{proxy: '{forwarder.url}'}}\n    limits: {{connect: 15s}}\n"
     return f"remotes:\n  pypi:\n    provider: pypi\n    upstream: public\n{egress}{remote}"
