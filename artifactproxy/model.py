@@ -86,6 +86,10 @@ class Ask:
     caller: str = ""
 
 
+FIRST_SIGHT = "first sight"
+"""`Promise.taught_by` where no index did: the bytes that were seen first vouch for themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Promise:
     """What an index said about an artifact before we held it.
@@ -233,6 +237,7 @@ class Policy:
 class RemoteLimits:
     """Bounds on what one upstream may cost us (seconds, bytes, counts). There is no total time."""
 
+    lookup: float = 10.0  # of a name; a lost packet costs a resolver 5 s by itself
     connect: float = 5.0
     first_byte: float = 30.0  # absolute, from the request sent to the whole head received
     idle: float = 30.0

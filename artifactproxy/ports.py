@@ -158,7 +158,8 @@ class Ledger(Protocol):
     oldest first, and only those that are evictable (no row of a local repository). L4 forget
     removes rows and returns the refs they named. L5 orphans tells which of these blobs the index
     does not know. L6 forgetting an INDEX row forgets the promises it taught only when asked.
-    L7 unlearn drops the promises made for a path, a package or all of a repository.
+    L7 unlearn drops the promises made for a package or all of a repository; for a path only that
+    of first sight, since what an index said of it still stands.
     """
 
     async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
@@ -173,7 +174,7 @@ class Ledger(Protocol):
     async def forget(self, keys: Sequence[ArtifactKey], *, promises: bool = False) -> list[BlobRef]: ...
 
     async def unlearn(self, repo: str, *, path: str = "", purl: str = "") -> int:
-        """Drop promises, also those of first sight; returns how many."""
+        """Drop promises; returns how many."""
 
     async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
         """Drop every row that names this blob (a hollow hit, an eviction)."""

@@ -63,7 +63,8 @@ def _taken(name: str, scale: Scale) -> Result | str:
             return MEASURES[name](bench)
     except CannotMeasure as trouble:
         print(f"  {trouble}", file=sys.stderr, flush=True)
-        return str(trouble)
+        # What a program printed may name hosts and paths; the page gets the sentence before it only.
+        return str(trouble).partition(":")[0]
     finally:
         signal.alarm(0)
 

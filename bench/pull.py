@@ -70,7 +70,9 @@ def pull(
     transfers = [Pulled(**each) for each in run["transfers"]]
     for each in transfers:
         if each.status != 200 or not each.whole or each.same is False:
-            raise CannotMeasure(f"{each.path}: status {each.status}, {each.size} bytes, same: {each.same}")
+            raise CannotMeasure(
+                f"a wrong answer: {each.path}, status {each.status}, {each.size} bytes, same: {each.same}"
+            )
     return Run(run["seconds"], transfers)
 
 

@@ -60,9 +60,7 @@ class _Process:
                 late = time.monotonic() > deadline
                 if late or self._process.poll() is not None:
                     said = self.log.read_text(errors="replace")[-2000:]
-                    raise AssertionError(
-                        f"{self._process.args} did not start: {self.output} {said}"
-                    ) from None
+                    raise AssertionError(f"{self._command} did not start: {self.output} {said}") from None
                 continue
             self.output.append(line)
             if is_last(line):

@@ -82,14 +82,21 @@ def test_a_purged_package_comes_from_upstream_again(wheel: str, proxy: Proxy, pi
     assert by_name == {PROJECT: "remote", OTHER: "cache"}
 
 
-def test_a_purged_path_comes_from_upstream_again(wheel: str, proxy: Proxy) -> None:
-    assert proxy.get(f"pypi/{wheel}").headers["X-Artifact-Source"] == "cache"
-    code, purged = proxy.command("purge", f"{proxy.url}/pypi/{wheel}")
+def test_a_purged_path_comes_from_upstream_again(
+    start_proxy: StartProxy, forwarder: Forwarder, pip: Pip
+) -> None:
+    """Its project page is still held and fresh, so nothing but the file is fetched."""
+    proxy = start_proxy("purged", forwarder=forwarder)
+    with proxy.watch() as seen:
+        pip.install(PROJECT, index=proxy.index)
+    [path] = seen.files()
+    assert proxy.get(f"pypi/{path}").headers["X-Artifact-Source"] == "cache"
+    code, purged = proxy.command("purge", f"{proxy.url}/pypi/{path}")
     assert (code, purged["entries"]) == (0, 1)
-    again = proxy.get(f"pypi/{wheel}")
+    again = proxy.get(f"pypi/{path}")
     assert (again.status, again.headers["X-Artifact-Source"]) == (200, "remote"), again.body
     with proxy.watch() as seen:
-        assert proxy.get(f"pypi/{wheel}").headers["X-Artifact-Source"] == "cache"
+        assert proxy.get(f"pypi/{path}").headers["X-Artifact-Source"] == "cache"
     assert seen.fills() == []
 
 

@@ -118,7 +118,7 @@ def test_a_process_is_watched_with_its_children() -> None:
         process.stdin.close()
 
 
-@needs("nginx", "taskset")
+@needs("nginx")
 def test_a_tiny_run_measures_and_leaves_nothing_behind() -> None:
     # Not tmp_path: its name is so long that a Unix socket below it could not be bound.
     with tempfile.TemporaryDirectory(prefix="b") as name:

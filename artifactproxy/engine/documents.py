@@ -26,8 +26,9 @@ from typing import ParamSpec, TypeVar
 from artifactproxy.engine.answer import Bytes, File
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.terms import Source
 from artifactproxy.errors import StoreUnavailable
-from artifactproxy.model import BlobRef, Limits, Promise, Route, Span, View
+from artifactproxy.model import Limits, Promise, Route, Span, View
 from artifactproxy.ports import BlobStore, Clock, LocalFile
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import Provider, Site
@@ -56,15 +57,6 @@ class Made:
         return File(LocalFile(os.dup(self.fd), self.size), span)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An index body to render: by content from the store, or still in a spool."""
-
-    ref: BlobRef
-    url: str
-    spool: Spool | None = None
-
-
 class Documents:
     """Learns from and renders index bodies. `new_path` names a temp file."""
 
@@ -79,12 +71,13 @@ class Documents:
         self._file_bytes = 0
         self._making: dict[str, asyncio.Task[Made]] = {}
 
-    async def learn(self, mount: Mount, route: Route, spool: Spool, url: str) -> list[Promise]:
-        """What this verified body promises. Raises `UpstreamBroken` if it is not a document."""
-        if spool.written <= self._limits.inline_index:
-            return list(mount.provider.learn(route, spool.peek(0, spool.written), url))
-        with _Readable(spool, self._new_path) as path:
-            job = (mount.provider.name, mount.provider.site, route, path, url)
+    async def learn(self, mount: Mount, route: Route, source: Source) -> list[Promise]:
+        """What this verified body promises. Raises `UpstreamBroken` if it is not a document,
+        `BlobMissing` if the store lost it."""
+        if source.ref.size <= self._limits.inline_index:
+            return list(mount.provider.learn(route, await self._whole(source), source.url))
+        with await self._file(source) as path:
+            job = (mount.provider.name, mount.provider.site, route, path, source.url)
             return await self._helper.run(_learn_file, *job)
 
     def tag(self, mount: Mount, route: Route, source: Source, base: str, view: View) -> str:
@@ -214,9 +207,10 @@ class _Readable:
     def __enter__(self) -> str:
         source = self._source
         if isinstance(source, Spool):
-            if source.path is not None:
-                return str(source.path)
-            return self._copied(source.peek(0, source.written))
+            if source.in_memory:
+                return self._copied(source.peek(0, source.written))
+            # Its name may go at any moment, when the store takes the file over.
+            source = self._source = LocalFile(source.duplicate(), source.written)
         shared = Path(f"/proc/{os.getpid()}/fd/{source.fd}")
         return str(shared) if shared.exists() else self._copied(os.pread(source.fd, source.size, 0))
 

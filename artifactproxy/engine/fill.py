@@ -23,6 +23,7 @@ from artifactproxy.engine.terms import (
     Opened,
     Plan,
     Settled,
+    Source,
     Tools,
     cause_of,
     first_sight,
@@ -85,6 +86,7 @@ class Fill:
         self._teaching: asyncio.Task[Promise | None] | None = None
         self._ingest = Ingest(tools.store)
         self._latest: Transfer | None = None
+        self._over = False
         self._entry: CacheEntry | None = None
         self._bypass = ""
         self._generation = 0
@@ -108,6 +110,12 @@ class Fill:
         self.readers -= 1
         if self.readers == 0:
             self.on_idle(self)
+            self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        """The spool goes with its last reader: one may still be rendering from it."""
+        if self._over and self.readers == 0 and self.spool is not None:
+            self.spool.finish()
 
     # --- the life of a fill ---
 
@@ -131,8 +139,8 @@ class Fill:
         finally:
             if self._teaching is not None and not self._teaching.done():
                 self._teaching.cancel()
-            if self.spool is not None:
-                self.spool.finish()
+            self._over = True
+            self._close_if_over()
             if not self.ended.done():
                 self.ended.set_result(False)
             if lease is not None:
@@ -250,7 +258,9 @@ class Fill:
         self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
         promises: list[Promise] = []
         if self.route.teaches and not self._bypass:
-            promises = await self._tools.learn(self.mount, self.route, spool, entry.source)
+            promises = await self._tools.learn(
+                self.mount, self.route, Source(verified.ref, entry.source, spool)
+            )
             await self._remember(promises)
         entry = replace(
             entry,

@@ -22,14 +22,14 @@ from artifactproxy.engine.describe import (
     partial,
     revalidated,
 )
-from artifactproxy.engine.documents import Documents, Source
+from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.teachers import Teachers
-from artifactproxy.engine.terms import Opened, Plan, Settled, Tools
+from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools
 from artifactproxy.engine.unstored import Unstored, lacks, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (

@@ -302,6 +302,10 @@ class Spool:
     def in_memory(self) -> bool:
         return self._fd < 0
 
+    def duplicate(self) -> int:
+        """A descriptor of the temp file that outlives the spool; only if not `in_memory`."""
+        return os.dup(self._fd)
+
     def reader(self, span: Span | None = None) -> SpoolReader:
         self._begun = True
         self.readers += 1

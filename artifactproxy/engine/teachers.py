@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.terms import Opened, Plan, Tools
+from artifactproxy.engine.terms import Opened, Plan, Source, Tools, vouched
 from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import Ask, Fetch, Kind, Promise, Reply, Revalidate, Route
 from artifactproxy.ports import LocalFile
@@ -26,18 +26,37 @@ class Teachers:
         """The promise for `route` after reading the indexes that would make it; None if they do
         not list it. Raises their fault when one cannot be read: cannot tell is not no."""
         for path in route.teachers:
-            await self._read(mount, path)
-            found = await self._tools.index.find(route.key)
-            if found.promise is not None and found.promise.digests:
-                return found.promise
+            teacher = mount.provider.classify(Ask(mount.name, path))
+            if isinstance(teacher, Reply) or teacher.kind is not Kind.INDEX:
+                continue
+            await self._read(mount, teacher)
+            promise = await self._promised(route)
+            if promise is None and await self._read_again(mount, teacher):
+                promise = await self._promised(route)
+            if promise is not None:
+                return promise
         return None
 
-    async def _read(self, mount: Mount, path: str) -> None:
-        route = mount.provider.classify(Ask(mount.name, path))
-        if isinstance(route, Reply) or route.kind is not Kind.INDEX:
-            return
+    async def _promised(self, route: Route) -> Promise | None:
+        found = await self._tools.index.find(route.key)
+        return found.promise if vouched(found.promise) else None
+
+    async def _read_again(self, mount: Mount, teacher: Route) -> bool:
+        """Learn once more from the index as it is held: its promises may have been forgotten."""
+        entry = (await self._tools.index.find(teacher.key)).entry
+        if entry is None or entry.ref is None:
+            return False
+        try:
+            promises = await self._tools.learn(mount, teacher, Source(entry.ref, entry.source))
+        except BlobMissing:
+            await self._tools.ledger.forget_blob(entry.ref.sha256)
+            return False
+        await self._tools.index.learn(promises)
+        return bool(promises)
+
+    async def _read(self, mount: Mount, route: Route) -> None:
         # The index is held but does not list the file: it may be older than the file.
-        ask = Ask(mount.name, path, headers={"cache-control": "no-cache"})
+        ask = Ask(mount.name, route.key.path, headers={"cache-control": "no-cache"})
         found = await self._tools.index.find(route.key)
         decision = decide(found, route, ask, mount.policy, self._tools.clock())
         if not isinstance(decision, Fetch | Revalidate):

@@ -9,7 +9,7 @@ from typing import Literal
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
 from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
-from artifactproxy.model import BlobRef, CacheEntry, Digest, Header, Limits, Promise, Route
+from artifactproxy.model import FIRST_SIGHT, BlobRef, CacheEntry, Digest, Header, Limits, Promise, Route
 from artifactproxy.ports import BlobStore, Clock, Coordinator, Ledger, MetadataIndex, Observer, Upstream
 
 
@@ -21,6 +21,15 @@ class Opened:
     spool: Spool
     bypass: str = ""
     headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An index body to read or render: by content from the store, or still in a spool."""
+
+    ref: BlobRef
+    url: str
+    spool: Spool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ class Tools:
     limits: Limits
     new_spool: Callable[[int | None, Promise | None], Spool]
     ready_for: Callable[[int], None]
-    learn: Callable[[Mount, Route, Spool, str], Awaitable[list[Promise]]]
+    learn: Callable[[Mount, Route, Source], Awaitable[list[Promise]]]
     teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
     derive: Callable[[Mount, Route], Awaitable[bytes | None]]
 
@@ -73,7 +82,7 @@ def first_sight(entry: CacheEntry) -> Promise:
         entry.key,
         (Digest("sha256", ref.sha256),),
         size=ref.size,
-        taught_by="first sight",
+        taught_by=FIRST_SIGHT,
         purl=entry.purl,
     )
 

@@ -27,7 +27,7 @@ from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
 from artifactproxy.indexes.migrate import migrate, steps
 from artifactproxy.indexes.rows import after, entry_of, found_of, key_row
 from artifactproxy.indexes.writer import Work, Writer
-from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Found, Promise
+from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
 from artifactproxy.ports import Clock, Totals, Use
 
 _T = TypeVar("_T")
@@ -175,7 +175,7 @@ class SqliteIndex:
         statement: str
         parameters: tuple[str, ...]
         if path:
-            statement, parameters = sql.UNLEARN_PATH, (repo, path)
+            statement, parameters = sql.UNLEARN_PATH, (repo, path, FIRST_SIGHT)
         elif purl:
             statement, parameters = sql.UNLEARN_PACKAGE, (repo, *_package(purl))
         else:

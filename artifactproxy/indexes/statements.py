@@ -102,7 +102,7 @@ ENTRIES_OF_PACKAGE = (
 REF_OF = f"SELECT sha256, size FROM entries WHERE {_KEY}"
 FORGET = f"DELETE FROM entries WHERE {_KEY}"
 FORGET_TAUGHT = "DELETE FROM promises WHERE repo = ?1 AND taught_by = ?2"
-UNLEARN_PATH = "DELETE FROM promises WHERE repo = ?1 AND path = ?2"
+UNLEARN_PATH = "DELETE FROM promises WHERE repo = ?1 AND path = ?2 AND taught_by = ?3"
 UNLEARN_PACKAGE = (
     "DELETE FROM promises WHERE repo = ?1 AND purl <> '' AND (purl = ?2 OR (purl >= ?3 AND purl < ?4)"
     " OR (purl >= ?5 AND purl < ?6))"

@@ -204,7 +204,9 @@ class UpstreamClient:
                         allow_redirects=False,
                         proxy=way.egress or None,
                         timeout=aiohttp.ClientTimeout(
-                            total=None, connect=limits.connect, sock_connect=limits.connect
+                            total=None,
+                            connect=limits.lookup + limits.connect,
+                            sock_connect=limits.connect,
                         ),
                         trace_request_ctx=attempt,
                     )

@@ -104,5 +104,7 @@ def _ours(bench: Bench, source: Origin, blob: Blob, *, promised: bool) -> Sample
         (again,) = pull(port, paths, bench.client_cores, like=blob.path).transfers
         stated = again.headers.get("x-checksum-sha256")
         if stated != blob.sha256:
-            raise CannotMeasure(f"the proxy states sha256 {stated}, the origin's file has {blob.sha256}")
+            raise CannotMeasure(
+                f"the proxy states a wrong sha256: {stated}, the origin's file has {blob.sha256}"
+            )
     return sample

@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Result:
         through = f"http://127.0.0.1:{port}/pypi/simple/"
         names = (_install(bench, through), _install(bench, public))
         if names[0] != names[1]:
-            raise CannotMeasure(f"installed differently through the proxy: {names[0] ^ names[1]}")
+            raise CannotMeasure(f"pip installed something else through the proxy: {names[0] ^ names[1]}")
 
         def ours() -> Sample:
             # Index pages may have come of age; a warm run is one where no file came from afar.

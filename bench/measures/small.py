@@ -99,7 +99,7 @@ def parsed(printed: str) -> Sample:
     """What wrk says. Raises `CannotMeasure` where something was answered wrongly or not at all."""
     for trouble in ("Non-2xx", "Socket errors"):
         if trouble in printed:
-            raise CannotMeasure(f"wrk: {printed[printed.index(trouble) :].splitlines()[0]}")
+            raise CannotMeasure(f"wrk met wrong answers: {printed[printed.index(trouble) :].splitlines()[0]}")
     sample = {"rps": _number(r"Requests/sec:\s+([\d.]+)", printed)[0]}
     sample["requests"] = _number(r"(\d+) requests in", printed)[0]
     for name in ("50", "99"):
@@ -111,5 +111,5 @@ def parsed(printed: str) -> Sample:
 def _number(pattern: str, text: str) -> tuple[float, str]:
     found = re.search(pattern, text, re.MULTILINE)
     if found is None:
-        raise CannotMeasure(f"wrk said nothing like {pattern}: {text[-400:]}")
+        raise CannotMeasure(f"wrk printed something unknown: no {pattern} in {text[-400:]}")
     return float(found[1]), found[2] if found.re.groups > 1 else ""

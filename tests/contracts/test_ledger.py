@@ -12,7 +12,7 @@ import pytest
 
 from artifactproxy import indexes
 from artifactproxy.errors import BadRequest
-from artifactproxy.model import ArtifactKey, BlobRef, Found, Kind
+from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, Found, Kind
 from artifactproxy.ports import Totals, Use
 from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
 from tests.contracts.test_index import KEY, PAGE, A, B, entry, promise
@@ -231,12 +231,15 @@ async def test_l7_unlearn_by_path_package_and_repository(index: Any) -> None:
     others = [replace(KEY, path=f"other/{n}") for n in range(3)]
     purls = ["pkg:pypi/a@1", "pkg:pypi/a@2", "pkg:pypi/ab@1"]
     await index.learn(
-        [promise(B, KEY), *(promise(B, key, purl=purl) for key, purl in zip(others, purls, strict=True))]
+        [promise(B, PAGE, taught_by=FIRST_SIGHT), promise(B, KEY, taught_by="an index")]
+        + [promise(B, key, purl=purl) for key, purl in zip(others, purls, strict=True)]
     )
-    assert await index.unlearn(KEY.repo, path=KEY.path) == 1
-    assert await index.find(KEY) == Found(None, None)
+    assert await index.unlearn(KEY.repo, path=PAGE.path) == 1
+    assert await index.find(PAGE) == Found(None, None)
+    assert await index.unlearn(KEY.repo, path=KEY.path) == 0
+    assert (await index.find(KEY)).promise is not None
     assert await index.unlearn(KEY.repo, purl="pkg:pypi/a") == 2
     assert (await index.find(others[2])).promise is not None
     assert await index.unlearn("another") == 0
-    assert await index.unlearn(KEY.repo) == 1
+    assert await index.unlearn(KEY.repo) == 2
     assert await index.find(others[2]) == Found(None, None)

@@ -202,7 +202,64 @@ async def test_a_large_page_is_rendered_by_the_helper_process(tmp_path: Path, ch
         await proxy.check()
 
 
+async def test_many_large_pages_at_once_while_their_files_move(tmp_path: Path, chaos: Chaos) -> None:
+    """The helper reads a body that the commit renames under it."""
+    names = [f"pkg{n}" for n in range(12)]
+    for name in names:
+        files = [
+            {
+                "filename": f"{name}-1.{n}.tar.gz",
+                "url": chaos.url(f"/{name}-1.{n}.tar.gz"),
+                "hashes": {"sha256": f"{n:064x}"},
+            }
+            for n in range(300)
+        ]
+        page = {"meta": {"api-version": "1.0"}, "name": name, "files": files}
+        chaos.script(f"/simple/{name}/", status(200, json.dumps(page).encode(), Content_Type=SIMPLE))
+    async with proxied(
+        tmp_path, chaos.origin, top="limits: {inline_index: 1KiB, memory_body: 1KiB}"
+    ) as proxy:
+        pages = await asyncio.gather(*(proxy.get(f"/pypi/simple/{n}/", Accept=SIMPLE) for n in names * 3))
+        assert {page.status for page in pages} == {200}
+        assert {len(json.loads(page.body or b"")["files"]) for page in pages} == {300}
+        await proxy.check()
+
+
 # --- teachers ---
+
+
+async def test_a_held_index_teaches_again_what_was_forgotten(tmp_path: Path, chaos: Chaos) -> None:
+    body = chaos.script("/pkg-1.0.tar.gz", ok(), size=400_000)
+    path = promise(chaos, "pkg-1.0.tar.gz", body)
+    async with proxied(tmp_path, chaos.origin) as proxy:
+        await proxy.get("/pypi/simple/pkg/")
+        await proxy.settled()
+        await proxy.engine._parts.ledger.unlearn("pypi")
+        assert (await proxy.get(path)).body == body.bytes()
+        await proxy.settled()
+        assert (await proxy.engine.explain(_ask(path)))["row"]["verified_by"] == "digest"
+        assert chaos.hits("/simple/pkg/") == 1
+        await proxy.check()
+
+
+async def test_purging_a_path_keeps_what_its_index_said(tmp_path: Path, chaos: Chaos) -> None:
+    async with Chaos() as foreign:
+        body = foreign.script("/pkg-1.0.tar.gz", ok(), size=400_000)
+        entry = {
+            "filename": "pkg-1.0.tar.gz",
+            "url": foreign.url("/pkg-1.0.tar.gz"),
+            "hashes": {"sha256": body.sha256},
+        }
+        page = json.dumps({"meta": {"api-version": "1.0"}, "name": "pkg", "files": [entry]}).encode()
+        chaos.script("/simple/pkg/", status(200, page, Content_Type=SIMPLE))
+        path = f"packages/127.0.0.1:{foreign.port}/pkg-1.0.tar.gz"
+        async with proxied(tmp_path, chaos.origin, remote="allow_private: [127.0.0.0/8]") as proxy:
+            assert (await proxy.get(f"/pypi/{path}")).status == 200
+            await proxy.settled()
+            await proxy.engine.purge("pypi", path=path)
+            got = await proxy.get(f"/pypi/{path}")
+            assert (got.status, got.source) == (200, "remote")
+            await proxy.check()
 
 
 async def test_a_lock_file_asks_for_the_file_first(proxy: Proxy, chaos: Chaos) -> None:
