@@ -33,7 +33,7 @@ FAST = {
     "queue_wait": "2s",
 }
 
-POOLED = 8  # sockets that may stay open towards upstream, both ends being in this process
+POOLED = 40  # sockets that may stay open towards upstream, both ends being in this process
 
 
 @dataclass(slots=True)
