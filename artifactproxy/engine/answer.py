@@ -19,9 +19,16 @@ class Reader(Protocol):
 
     `read` returns what may leave now (at most 256 KiB), b"" at the verified end, and raises a
     `Fault` when the bytes turned out wrong or cannot be had: then the connection must be reset.
+    `window` waits and raises likewise, but names the file and the span of it that may leave (at
+    most 1 MiB), for sendfile; the reader stands still until `advance`. None: nothing of the kind,
+    go on with `read`.
     """
 
     async def read(self) -> bytes: ...
+
+    async def window(self) -> tuple[int, Span] | None: ...
+
+    def advance(self, size: int) -> None: ...
 
     def close(self) -> None: ...
 

@@ -210,7 +210,7 @@ class _Readable:
             if source.in_memory:
                 return self._copied(source.peek(0, source.written))
             # Its name may go at any moment, when the store takes the file over.
-            source = self._source = LocalFile(source.duplicate(), source.written)
+            source = self._source = LocalFile(os.dup(source.fileno), source.written)
         shared = Path(f"/proc/{os.getpid()}/fd/{source.fd}")
         return str(shared) if shared.exists() else self._copied(os.pread(source.fd, source.size, 0))
 

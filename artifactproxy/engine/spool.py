@@ -21,6 +21,7 @@ from artifactproxy.errors import Fault, StoreFull, StoreUnavailable
 from artifactproxy.model import Digest, Span
 
 READ_BYTES = 256 * 1024
+WINDOW_BYTES = 1024 * 1024
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
 
 
@@ -144,7 +145,7 @@ class Spool:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
             failpoints.hit("tmp.opened")
-            _write_all(self._fd, [bytes(self._memory)])
+            _write_all(self._fd, bytes(self._memory))
         except OSError as error:
             self._fail_disk(error)
         self._take(len(self._memory))
@@ -161,7 +162,8 @@ class Spool:
     def _start_batch(self) -> None:
         chunks, self._pending = self._pending, []
         size, self._pending_bytes = self._pending_bytes, 0
-        if self._executor is None:
+        # The first bytes are not worth the way to a thread: a client waits for them.
+        if self._executor is None or self.written == 0:
             try:
                 self._hash_and_write(chunks)
             except OSError as error:
@@ -174,9 +176,10 @@ class Spool:
         batch.add_done_callback(lambda done: self._batch_done(done, size))
 
     def _hash_and_write(self, chunks: list[bytes]) -> None:
-        for chunk in chunks:
-            self._hasher.update(chunk)
-        _write_all(self._fd, chunks)
+        # Joined, because every single update gives up the interpreter and fights to get it back.
+        batch = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._hasher.update(batch)
+        _write_all(self._fd, batch)
 
     def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
         self._batch = None
@@ -302,9 +305,10 @@ class Spool:
     def in_memory(self) -> bool:
         return self._fd < 0
 
-    def duplicate(self) -> int:
-        """A descriptor of the temp file that outlives the spool; only if not `in_memory`."""
-        return os.dup(self._fd)
+    @property
+    def fileno(self) -> int:
+        """The temp file's descriptor; only if not `in_memory`, and only while somebody reads."""
+        return self._fd
 
     def reader(self, span: Span | None = None) -> SpoolReader:
         self._begun = True
@@ -363,6 +367,24 @@ class SpoolReader:
                 return b""
             await spool.changed()
 
+    async def window(self) -> tuple[int, Span] | None:
+        """The descriptor and the span of it that may leave now, at most 1 MiB; None in memory and
+        at the end."""
+        spool = self._spool
+        while True:
+            if spool.fault is not None:
+                raise spool.fault
+            limit = spool.released if self._stop is None else min(spool.released, self._stop)
+            if self._offset < limit:
+                span = Span(self._offset, min(limit, self._offset + WINDOW_BYTES))
+                return None if spool.in_memory else (spool.fileno, span)
+            if spool.sealed:
+                return None
+            await spool.changed()
+
+    def advance(self, size: int) -> None:
+        self._offset += size
+
     def close(self) -> None:
         if self._open:
             self._open = False
@@ -371,12 +393,8 @@ class SpoolReader:
                 self.on_close()
 
 
-def _write_all(fd: int, chunks: list[bytes]) -> None:
+def _write_all(fd: int, body: bytes) -> None:
     """Write until all of it is written; a short write is not an error."""
-    views = [memoryview(chunk) for chunk in chunks if chunk]
-    while views:
-        count = os.writev(fd, views[:512])
-        while views and count >= len(views[0]):
-            count -= len(views.pop(0))
-        if count:
-            views[0] = views[0][count:]
+    view = memoryview(body)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -181,7 +181,7 @@ class Exchange:
             case File():
                 await self._send_file(answer, body)
             case Tail():
-                await self._stream(answer, body.reader.read, body.length)
+                await self._send_tail(answer, body)
             case Chunks():
                 await self._stream(answer, _reading(body.chunks), body.length)
             case Nothing():
@@ -208,6 +208,32 @@ class Exchange:
         if stopped < body.span.stop:
             read = _reading_file(body.file.fd, body.span)
             await self._pump(await read(), read, body.span.size)
+
+    async def _send_tail(self, answer: Answer, body: Tail) -> None:
+        """A growing file leaves by sendfile as well, as far as it lies in a file."""
+        transport, reader, length = self.connection.transport, body.reader, body.length
+        if transport is None:
+            raise ClientGone("client_left")
+        own = None if self.connection.secure or length is None else own_socket(transport)
+        if own is None or length is None:
+            await self._stream(answer, reader.read, length)
+            return
+        with own:
+            window = await reader.window()
+            if window is None:
+                await self._stream(answer, reader.read, length)
+                return
+            head = self._head(answer, length)
+            await self.connection.flushed(self._stall)
+            self._mark_head()
+            await send_head(self.connection, own, head, self._stall)
+            while window is not None:
+                fd, span = window
+                stopped = await send_span(self.connection, own, fd, span, self._stall, self._count)
+                reader.advance(stopped - span.start)
+                window = await reader.window() if stopped == span.stop else None
+        if self.written < length:
+            await self._pump(await reader.read(), reader.read, length - self.written)
 
     async def _stream(self, answer: Answer, read: _Read, length: int | None) -> None:
         """A body that arrives piece by piece. Its first piece is awaited before the head leaves,
