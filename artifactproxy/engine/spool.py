@@ -22,6 +22,8 @@ from artifactproxy.model import Digest, Span
 
 READ_BYTES = 256 * 1024
 WINDOW_BYTES = 1024 * 1024
+FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
+FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
 
 
@@ -108,9 +110,13 @@ class Spool:
         """Append. Pauses the source while the hashing thread is behind. Raises `StoreFull` or
         `StoreUnavailable` when the temp file fails."""
         self._raise_fault()
+        first = self.received == 0
+        if first and len(chunk) > FIRST_BYTES:
+            await self.write(chunk[:FIRST_BYTES])
+            first, chunk = False, chunk[FIRST_BYTES:]
         self.received += len(chunk)
         if self._fd < 0:
-            if self.received <= self._memory_bytes:
+            if max(self.received, self.length or 0) <= self._memory_bytes:
                 self._hasher.update(chunk)
                 self._memory += chunk
                 self._grow(len(chunk))
@@ -123,6 +129,10 @@ class Spool:
             self._start_batch()
         while self._pending_bytes > BATCH_BYTES and self._batch is not None:
             await self._settle()
+        if first:
+            # What follows is often here already; those who wait for the first byte go first.
+            for _ in range(FIRST_BYTE_TURNS):
+                await asyncio.sleep(0)
         self._raise_fault()
 
     async def drain(self) -> None:
