@@ -64,4 +64,8 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "This Python cannot make virtual environments: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@# The checkout is the installation: .venv/bin/artifactproxy runs it from any folder.
+	@echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/artifactproxy.pth"
+	@printf '#!%s\nfrom artifactproxy.cli import main\n\nmain()\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/artifactproxy
+	@chmod +x $(BIN)/artifactproxy
 	@touch $@

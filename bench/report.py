@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from artifactproxy import __version__
 from bench.model import CannotMeasure, Goal, Result, Scale, median
 from bench.servers import tool
 
@@ -101,7 +102,7 @@ def machine() -> list[tuple[str, str]]:
         ("processor", f"{_processor()}, {cores} cores"),
         ("memory", f"{pages / (1 << 30):.0f} GiB"),
         ("system", f"{release}, kernel {platform.release().partition('-')[0]}, {platform.machine()}"),
-        ("artifactproxy", version("artifactproxy")),
+        ("artifactproxy", __version__),
         ("Python", f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}"),
         ("packages", ", ".join(f"{name} {version(name)}" for name in packages)),
         ("nginx", _said("nginx", "-v")),
