@@ -61,8 +61,9 @@ def head_for(ask: Ask, entity: Entity, how: Provenance, extra: tuple[Header, ...
         method=ask.method,
     )
     headers = _common(entity, how)
+    age = () if how.age is None else (("Age", str(how.age)),)  # last: it alone changes by itself
     if isinstance(verdict, NotModified):
-        return Head(304, headers, None, empty=True)
+        return Head(304, [*headers, *age], None, empty=True)
     headers.extend(extra)
     headers.append(("Content-Type", entity.media_type))
     if entity.size is not None:
@@ -74,21 +75,19 @@ def head_for(ask: Ask, entity: Entity, how: Provenance, extra: tuple[Header, ...
         span = verdict.span
         headers.append(("Content-Range", f"bytes {span.start}-{span.stop - 1}/{entity.size}"))
         headers.append(("Content-Length", str(span.size)))
-        return Head(206, headers, span, empty)
+        return Head(206, [*headers, *age], span, empty)
     if entity.size is not None:
         headers.append(("Content-Length", str(entity.size)))
     if entity.sha256:
         headers.append(("X-Checksum-Sha256", entity.sha256))
         headers.append(("Repr-Digest", repr_digest(entity.sha256)))
-    return Head(200, headers, None, empty)
+    return Head(200, [*headers, *age], None, empty)
 
 
 def _common(entity: Entity, how: Provenance) -> list[Header]:
     headers: list[Header] = [("Cache-Status", how.cache_status), ("Cache-Control", how.cache_control)]
     if how.source:
         headers.append(("X-Artifact-Source", how.source))
-    if how.age is not None:
-        headers.append(("Age", str(how.age)))
     if entity.etag:
         headers.append(("ETag", entity.etag))
     if entity.last_modified:

@@ -10,17 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.engine.answer import Answer, Body, Bytes, Nothing, Tail
 from artifactproxy.engine.describe import (
-    Entity,
-    Head,
     Provenance,
     arriving,
     entity_of,
     head_for,
     hit,
     partial,
-    revalidated,
 )
 from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.fill import Fill
@@ -28,9 +25,10 @@ from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.relay import relayable
+from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools
-from artifactproxy.engine.unstored import Unstored, lacks, outcome_of, without_range
+from artifactproxy.engine.unstored import Unstored, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (
     BlobMissing,
@@ -40,11 +38,9 @@ from artifactproxy.errors import (
     NotServed,
     StoreFull,
     StoreUnavailable,
-    UpstreamAbsent,
 )
 from artifactproxy.model import (
     Ask,
-    CacheEntry,
     Fetch,
     Found,
     Kind,
@@ -55,10 +51,8 @@ from artifactproxy.model import (
     Route,
     Serve,
     ServeAbsence,
-    Span,
-    View,
 )
-from artifactproxy.ports import LocalFile, Outcome
+from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page, problem_details
 from artifactproxy.rules.freshness import decide
 
@@ -82,9 +76,8 @@ class Pipeline:
         self._mounts = mounts
         self._tools = tools
         self._fills = fills
-        self._documents = documents
         self._usage = usage
-        self._recheck = recheck
+        self._shelf = Shelf(tools, documents, usage, recheck)
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
@@ -154,9 +147,11 @@ class Pipeline:
                 if refresh:
                     self._refresh(mount, route, ask, found)
                 detail = "stale-while-revalidate" if refresh else ("stale" if stale else "")
-                return await self._held(mount, route, ask, entry, reason, "stale" if stale else "hit", detail)
+                return await self._shelf.held(
+                    mount, route, ask, entry, reason, "stale" if stale else "hit", detail
+                )
             case ServeAbsence(entry, reason):
-                raise _absence(route, entry)
+                raise absence(route, entry)
             case Refuse(fault, _):
                 raise fault
             case Relay(reason):
@@ -164,7 +159,7 @@ class Pipeline:
             case Revalidate(entry, may_serve_stale, reason):
                 if may_serve_stale and self._stale.recently_failed(route.key):
                     why = f"{reason}; the last refresh failed a moment ago"
-                    return await self._held(mount, route, ask, entry, why, "stale", "stale-if-error")
+                    return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
                 plan = Plan(reason, entry, may_serve_stale, found.promise, ask.request_id)
                 return await self._fetched(mount, route, ask, plan)
             case Fetch(reason):
@@ -178,76 +173,6 @@ class Pipeline:
         running = self._fills.running(route.key)
         opened = running is not None and running.opened.done()
         return not (route.rendered or route.derived_from or opened)
-
-    # --- from the store ---
-
-    async def _held(
-        self,
-        mount: Mount,
-        route: Route,
-        ask: Ask,
-        entry: CacheEntry,
-        reason: str,
-        result: str,
-        detail: str = "",
-    ) -> Answer:
-        """Raises `BlobMissing` when the row is hollow."""
-        if entry.ref is None:
-            raise _absence(route, entry)
-        how = hit(entry, mount.policy, self._tools.clock(), detail)
-        if result == "revalidated":
-            how = revalidated(entry, mount.policy, self._tools.clock())
-        outcome = outcome_of(mount, route, ask, result, reason, entry)
-        if route.rendered:
-            return await self._rendered(
-                mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
-            )
-        head = head_for(ask, entity_of(entry, route, entry.ref.size), how)
-        self._usage.note(entry, ask, _sent(head, entry.ref.size))
-        if head.empty:
-            return Answer(head.status, head.headers, Nothing(), outcome)
-        located = await self._tools.store.locate(entry.ref)
-        span = head.span or Span(0, entry.ref.size)
-        if isinstance(located, LocalFile):
-            await self._recheck.first_use(entry.ref, located)
-            return Answer(head.status, head.headers, File(located, span), outcome)
-        chunks = await self._tools.store.open(entry.ref, span)
-        return Answer(head.status, head.headers, Chunks(chunks, span.size), outcome)
-
-    async def _rendered(
-        self,
-        mount: Mount,
-        route: Route,
-        ask: Ask,
-        source: Source,
-        entry: CacheEntry,
-        how: Provenance,
-        outcome: Outcome,
-    ) -> Answer:
-        view = View()
-        tag = self._documents.tag(mount, route, source, ask.base, view)
-        shown = Entity(route.media_type, tag, entry.last_modified, negotiated=True, filename=route.filename)
-        early = head_for(ask, shown, how)
-        if early.status == 304:
-            self._usage.note(entry, ask, 0)
-            return Answer(304, early.headers, Nothing(), outcome)
-        made = await self._documents.render(mount, route, source, ask.base, view)
-        shown = Entity(
-            route.media_type,
-            tag,
-            entry.last_modified,
-            made.size,
-            made.sha256,
-            negotiated=True,
-            filename=route.filename,
-        )
-        head = head_for(ask, shown, how)
-        self._usage.note(entry, ask, _sent(head, made.size))
-        body: Body = Nothing()
-        if not head.empty:
-            span = head.span or Span(0, made.size)
-            body = made.part(span)
-        return Answer(head.status, head.headers, body, outcome)
 
     # --- from a fill ---
 
@@ -291,7 +216,7 @@ class Pipeline:
         outcome.fill_id, outcome.source = fill.id, how.source
         if route.rendered and entry.ref is not None:
             source = Source(entry.ref, entry.source, opened.spool)
-            return await self._rendered(mount, route, ask, source, entry, how, outcome)
+            return await self._shelf.rendered(mount, route, ask, source, entry, how, outcome)
         return await self._tail(fill, ask, opened, how, outcome, leave)
 
     async def _tail(
@@ -307,7 +232,7 @@ class Pipeline:
         # Until it is verified only the whole may leave: a range could end before the check.
         judged = ask if spool.sealed else without_range(ask)
         head = head_for(judged, entity_of(fill.entry, route, size), how, opened.headers)
-        self._usage.note(fill.entry, ask, _sent(head, size or 0))
+        self._usage.note(fill.entry, ask, sent(head, size or 0))
         if head.empty:
             return Answer(head.status, head.headers, Nothing(), outcome)
         reader = spool.reader(head.span)
@@ -338,15 +263,15 @@ class Pipeline:
         entry = settled.entry
         match settled.how:
             case "absent":
-                raise _absence(route, entry)
+                raise absence(route, entry)
             case "refreshed":
-                return await self._held(mount, route, ask, entry, plan.reason, "revalidated")
+                return await self._shelf.held(mount, route, ask, entry, plan.reason, "revalidated")
             case "stale":
                 self._stale.failed(route.key)
                 why = f"{plan.reason}; {settled.fault.detail if settled.fault else 'upstream failed'}"
-                return await self._held(mount, route, ask, entry, why, "stale", "stale-if-error")
+                return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
             case "found":
-                return await self._held(mount, route, ask, entry, plan.reason, "hit")
+                return await self._shelf.held(mount, route, ask, entry, plan.reason, "hit")
 
     def _refresh(self, mount: Mount, route: Route, ask: Ask, found: Found) -> None:
         """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""
@@ -408,13 +333,3 @@ def _local(mount: Mount, ask: Ask, reply: Reply) -> Answer:
     outcome.caller, outcome.request_id = ask.caller, ask.request_id
     body: Body = Nothing() if ask.method == "HEAD" else Bytes(reply.body)
     return Answer(reply.status, headers, body, outcome)
-
-
-def _absence(route: Route, entry: CacheEntry) -> UpstreamAbsent:
-    return UpstreamAbsent(lacks(route), status=entry.status if entry.status in (404, 410) else 404)
-
-
-def _sent(head: Head, size: int) -> int:
-    if head.empty:
-        return 0
-    return head.span.size if head.span else size

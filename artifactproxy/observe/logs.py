@@ -19,12 +19,13 @@ from operator import attrgetter
 
 from artifactproxy.ports import Outcome
 
+# Of one document these are mostly the same from request to request, and encoded once.
 _FIELDS = (
     "repo", "provider", "kind", "method", "path", "status", "result", "reason", "source", "error", "cause",
-    "sha256", "purl", "caller", "request_id", "fill_id", "upstream_url", "upstream_status", "bytes", "resumes",
-    "readers",
+    "sha256", "purl", "caller", "upstream_url", "upstream_status", "bytes", "resumes", "readers",
 )  # fmt: skip
 _read_fields = attrgetter(*_FIELDS)
+_ENCODED_MAX = 4096
 _FACT_LIMIT = 8192
 _PIPE_WRITE = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 _BACKLOG_BYTES = 4 * 1024 * 1024
@@ -74,6 +75,7 @@ class JsonLog:
         self._every = every
         self._size = size
         self._clock = clock
+        self._encoded: dict[tuple[object, ...], str] = {}
         self._lines: list[bytes] = []
         self._bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -82,14 +84,25 @@ class JsonLog:
 
     def outcome(self, outcome: Outcome) -> None:
         """One line; empty fields are left out."""
-        line = {name: value for name, value in zip(_FIELDS, _read_fields(outcome), strict=True) if value}
-        if "?" in outcome.path:
-            line["path"] = outcome.path.partition("?")[0]
-        if outcome.extra:
-            line = {**outcome.extra, **line}
+        values = _read_fields(outcome)
+        rest = self._encoded.get(values)
+        if rest is None or outcome.extra:
+            line = {name: value for name, value in zip(_FIELDS, values, strict=True) if value}
+            if "?" in outcome.path:
+                line["path"] = outcome.path.partition("?")[0]
+            rest = _encode({**outcome.extra, **line})[1:]
+            if not outcome.extra:
+                self._remember(values, rest)
+        ids = f'"request_id":"{outcome.request_id}",' if outcome.request_id else ""
+        ids += f'"fill_id":"{outcome.fill_id}",' if outcome.fill_id else ""
         times = f'"first_byte_seconds":{outcome.first_byte_seconds:.6f},"seconds":{outcome.seconds:.6f}'
-        times += "," if line else ""
-        self._add(f'{{"time":"{self._time()}","event":"{outcome.what}",{times}{_encode(line)[1:]}')
+        times += "," if len(rest) > 2 else ""
+        self._add(f'{{"time":"{self._time()}","event":"{outcome.what}",{ids}{times}{rest}')
+
+    def _remember(self, values: tuple[object, ...], line: str) -> None:
+        if len(self._encoded) >= _ENCODED_MAX:
+            self._encoded.clear()
+        self._encoded[values] = line
 
     def notice(self, event: str, **facts: str | float) -> None:
         self._add(f'{{"time":"{self._time()}",{_encode({"event": event, **facts})[1:]}')

@@ -7,11 +7,13 @@ decided here and nowhere else, so a field of that kind in an `Answer` is dropped
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 
 from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.model import Header
 from artifactproxy.rules.http import http_date
 
 SERVER = "artifactproxy"
@@ -74,24 +76,34 @@ def render(
 
     Raises `BrokenHead` for a field with a line break, or an announced length that is not true.
     """
-    plan = _plan(tuple([name for name, _ in answer.headers]))
+    fields, age = answer.headers, ""
+    if fields and fields[-1][0] == "Age":  # the one field of a hit that changes by itself
+        fields, age = fields[:-1], f"Age: {int(fields[-1][1])}\r\n"
+    empty = isinstance(answer.body, Nothing)
+    lasting = _lasting(answer.status, answer.reason, tuple(fields), length, method, empty)
+    connection = "" if keep and not old else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
+    return lasting + f"{age}{_ours()}X-Request-Id: {request_id}\r\n{connection}\r\n".encode("ascii")
+
+
+@lru_cache(maxsize=2048)
+def _lasting(
+    status: int, reason: str, fields: tuple[Header, ...], length: int | None, method: str, empty: bool
+) -> bytes:
+    """The part of a head that is the same for every request of one document."""
+    plan = _plan(tuple([name for name, _ in fields]))
     announced = None
     if plan.hop:
-        lines = [f"{name}: {value}" for name, value in answer.headers if name.lower() not in _HOP]
-        announced = _announced(answer) if plan.announces else None
+        lines = [f"{name}: {value}" for name, value in fields if name.lower() not in _HOP]
+        announced = _announced(fields) if plan.announces else None
     else:
-        lines = [f"{name}: {value}" for name, value in answer.headers]
+        lines = [f"{name}: {value}" for name, value in fields]
     lines += plan.guards
-    lines.append(_framing(answer, announced, length, method))
+    lines.append(_framing(status, announced, length, method, empty=empty))
     text = "\r\n".join(filter(None, lines))
     if not text.count("\r\n") == text.count("\n") == text.count("\r") < len(lines) or "\0" in text:
         raise BrokenHead("a header field holds a line break")
-    connection = "" if keep and not old else f"Connection: {'keep-alive' if keep else 'close'}\r\n"
     try:
-        return (
-            f"HTTP/1.1 {answer.status} {_reason(answer)}\r\n{text}\r\n{_ours()}"
-            f"X-Request-Id: {request_id}\r\n{connection}\r\n"
-        ).encode("latin-1")
+        return f"HTTP/1.1 {status} {_reason(status, reason)}\r\n{text}\r\n".encode("latin-1")
     except UnicodeEncodeError as error:
         raise BrokenHead("a header field is not Latin-1") from error
 
@@ -112,22 +124,22 @@ def _plan(names: tuple[str, ...]) -> _Plan:
     return _Plan(not _HOP.isdisjoint(lowered), "content-length" in lowered, guards)
 
 
-def _announced(answer: Answer) -> int:
-    first, *others = [value for name, value in answer.headers if name.lower() == "content-length"]
+def _announced(fields: Iterable[Header]) -> int:
+    first, *others = [value for name, value in fields if name.lower() == "content-length"]
     if others or not first.isdecimal():
         raise BrokenHead("the answer announces no single length")
     return int(first)
 
 
-def _framing(answer: Answer, announced: int | None, length: int | None, method: str) -> str:
+def _framing(status: int, announced: int | None, length: int | None, method: str, *, empty: bool) -> str:
     """RFC 9112 section 6. HEAD and 304 tell the length that a GET would have, if it is known."""
-    if answer.status == 204:
+    if status == 204:
         return ""
-    if method == "HEAD" or answer.status == 304:
-        if announced is None and answer.status != 304 and not isinstance(answer.body, Nothing):
+    if method == "HEAD" or status == 304:
+        if announced is None and status != 304 and not empty:
             announced = length
         return "" if announced is None else f"Content-Length: {announced}"
-    if isinstance(answer.body, Nothing):
+    if empty:
         return "Content-Length: 0"
     if length is None:
         return "Transfer-Encoding: chunked"
@@ -136,9 +148,9 @@ def _framing(answer: Answer, announced: int | None, length: int | None, method: 
     return f"Content-Length: {length}"
 
 
-def _reason(answer: Answer) -> str:
+def _reason(status: int, reason: str) -> str:
     """The phrase of the status line; some clients show nothing else of an error."""
-    text = answer.reason or _PHRASES.get(answer.status, "")
+    text = reason or _PHRASES.get(status, "")
     if not text.isascii() or not text.isprintable():
         text = "".join(c if " " <= c <= "~" else " " for c in text)
     return text[:_REASON_LIMIT]

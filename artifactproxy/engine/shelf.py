@@ -1,0 +1,119 @@
+"""Answers from what is held: files as they lie, indexes rendered for the client that asks."""
+
+from __future__ import annotations
+
+from artifactproxy.engine.answer import Answer, Body, Chunks, File, Nothing
+from artifactproxy.engine.describe import Entity, Head, Provenance, entity_of, head_for, hit, revalidated
+from artifactproxy.engine.documents import Documents
+from artifactproxy.engine.heads import Heads, plain
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.recheck import Recheck
+from artifactproxy.engine.terms import Source, Tools
+from artifactproxy.engine.unstored import lacks, outcome_of
+from artifactproxy.engine.usage import Usage
+from artifactproxy.errors import UpstreamAbsent
+from artifactproxy.model import Ask, BlobRef, CacheEntry, Route, Span, View
+from artifactproxy.ports import LocalFile, Outcome
+
+
+class Shelf:
+    """Every method raises `BlobMissing` when the row is hollow, before a byte is sent."""
+
+    def __init__(self, tools: Tools, documents: Documents, usage: Usage, recheck: Recheck) -> None:
+        self._tools = tools
+        self._documents = documents
+        self._usage = usage
+        self._recheck = recheck
+        self._heads = Heads()
+
+    async def held(
+        self,
+        mount: Mount,
+        route: Route,
+        ask: Ask,
+        entry: CacheEntry,
+        reason: str,
+        result: str,
+        detail: str = "",
+    ) -> Answer:
+        """The row as it stands; `result` and `detail` say how it came to answer."""
+        if entry.ref is None:
+            raise absence(route, entry)
+        outcome = outcome_of(mount, route, ask, result, reason, entry)
+        if result == "hit" and not detail and not route.rendered and plain(ask, entry):
+            return await self._plain(mount, route, ask, entry, outcome)
+        how = hit(entry, mount.policy, self._tools.clock(), detail)
+        if result == "revalidated":
+            how = revalidated(entry, mount.policy, self._tools.clock())
+        if route.rendered:
+            return await self.rendered(
+                mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
+            )
+        head = head_for(ask, entity_of(entry, route, entry.ref.size), how)
+        self._usage.note(entry, ask, sent(head, entry.ref.size))
+        if head.empty:
+            return Answer(head.status, head.headers, Nothing(), outcome)
+        body = await self._opened(entry.ref, head.span or Span(0, entry.ref.size))
+        return Answer(head.status, head.headers, body, outcome)
+
+    async def _plain(
+        self, mount: Mount, route: Route, ask: Ask, entry: CacheEntry, outcome: Outcome
+    ) -> Answer:
+        """Most hits: a whole file that cannot have changed."""
+        if entry.ref is None:
+            raise absence(route, entry)
+        body = await self._opened(entry.ref, Span(0, entry.ref.size))
+        self._usage.note(entry, ask, entry.ref.size)
+        return Answer(200, self._heads.of(entry, route, mount.policy, self._tools.clock()), body, outcome)
+
+    async def _opened(self, ref: BlobRef, span: Span) -> File | Chunks:
+        located = await self._tools.store.locate(ref)
+        if isinstance(located, LocalFile):
+            await self._recheck.first_use(ref, located)
+            return File(located, span)
+        return Chunks(await self._tools.store.open(ref, span), span.size)
+
+    async def rendered(
+        self,
+        mount: Mount,
+        route: Route,
+        ask: Ask,
+        source: Source,
+        entry: CacheEntry,
+        how: Provenance,
+        outcome: Outcome,
+    ) -> Answer:
+        view = View()
+        tag = self._documents.tag(mount, route, source, ask.base, view)
+        shown = Entity(route.media_type, tag, entry.last_modified, negotiated=True, filename=route.filename)
+        early = head_for(ask, shown, how)
+        if early.status == 304:
+            self._usage.note(entry, ask, 0)
+            return Answer(304, early.headers, Nothing(), outcome)
+        made = await self._documents.render(mount, route, source, ask.base, view)
+        shown = Entity(
+            route.media_type,
+            tag,
+            entry.last_modified,
+            made.size,
+            made.sha256,
+            negotiated=True,
+            filename=route.filename,
+        )
+        head = head_for(ask, shown, how)
+        self._usage.note(entry, ask, sent(head, made.size))
+        body: Body = Nothing()
+        if not head.empty:
+            span = head.span or Span(0, made.size)
+            body = made.part(span)
+        return Answer(head.status, head.headers, body, outcome)
+
+
+def absence(route: Route, entry: CacheEntry) -> UpstreamAbsent:
+    return UpstreamAbsent(lacks(route), status=entry.status if entry.status in (404, 410) else 404)
+
+
+def sent(head: Head, size: int) -> int:
+    if head.empty:
+        return 0
+    return head.span.size if head.span else size
