@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
 from artifactproxy import failpoints
 from artifactproxy.engine.ingest import Ingest
+from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.rows import absent_row, begin_row
 from artifactproxy.engine.spool import Spool
@@ -26,11 +28,11 @@ from artifactproxy.engine.terms import (
     Source,
     Tools,
     cause_of,
-    first_sight,
-    ref_of,
+    lease_name,
     stale_helps,
     unpromised,
     vouched,
+    wants_teaching,
 )
 from artifactproxy.engine.transfer import Landed, Transfer
 from artifactproxy.errors import (
@@ -38,11 +40,10 @@ from artifactproxy.errors import (
     Busy,
     Fault,
     IndexUnavailable,
-    StoreUnavailable,
 )
 from artifactproxy.model import (
     Absent,
-    ArtifactKey,
+    BlobRef,
     Bypass,
     CacheEntry,
     Header,
@@ -85,6 +86,7 @@ class Fill:
         self._tools = tools
         self._teaching: asyncio.Task[Promise | None] | None = None
         self._ingest = Ingest(tools.store)
+        self._keeper = Keeper(tools, mount, self._ingest)
         self._latest: Transfer | None = None
         self._over = False
         self._entry: CacheEntry | None = None
@@ -124,7 +126,7 @@ class Fill:
         lease: Lease | None = None
         try:
             lease = await self._tools.coordinator.acquire(
-                _lease_name(self.route.key), wait=self._tools.limits.lease_wait
+                lease_name(self.route.key), wait=self._tools.limits.lease_wait
             )
             await self._fill()
         except Fault as fault:
@@ -133,6 +135,8 @@ class Fill:
             self._fail(Busy("the download was given up because nobody waits for it", code="cancelled"))
             raise
         except Exception as error:  # noqa: BLE001 - the fill task is one of the three boundaries
+            text = "".join(traceback.format_exception(error))
+            self._tools.observer.warning("fill_bug", path=self.route.key.path, traceback=text[-8000:])
             bug = Fault("internal error while fetching this file")
             bug.__cause__ = error
             self._fail(bug)
@@ -150,7 +154,7 @@ class Fill:
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
         self._generation = await self._fence()
-        if _wants_teaching(route, self.promise):
+        if wants_teaching(route, self.promise):
             self._teaching = asyncio.create_task(tools.teach(self.mount, route))
         if route.foreign and not vouched(self.promise):
             self.promise = await self._taught()
@@ -176,8 +180,10 @@ class Fill:
             return 0
 
     async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
-        """Wrong bytes that nobody has read yet: once more, from elsewhere or past caches on the way."""
+        """Wrong bytes: the index may be the stale party, so it is read again. If nobody has read a
+        byte yet, the file is asked for once more, from elsewhere or past caches on the way."""
         self._count_broken(fault)
+        await self._ask_teachers_again()
         if self.spool is None or not self.spool.untouched or self.done.done():
             raise fault
         await self.spool.drain()
@@ -187,6 +193,14 @@ class Fill:
         except BrokenPromise as broken:
             self._count_broken(broken)
             raise
+
+    async def _ask_teachers_again(self) -> None:
+        if not self.route.teachers:
+            return
+        try:
+            self.promise = await self._tools.teach(self.mount, self.route) or self.promise
+        except Fault as fault:
+            self._tools.observer.warning("teacher_failed", repo=self.mount.name, error=fault.code)
 
     def _transfer(self) -> Transfer:
         self._latest = Transfer(
@@ -257,11 +271,11 @@ class Fill:
         verified = await self._ingest.verify(spool, promise)
         self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
         promises: list[Promise] = []
-        if self.route.teaches and not self._bypass:
+        if self.route.teaches and not self._bypass and not self._unchanged(verified.ref):
             promises = await self._tools.learn(
                 self.mount, self.route, Source(verified.ref, entry.source, spool)
             )
-            await self._remember(promises)
+            await self._keeper.remember(promises)
         entry = replace(
             entry,
             ref=verified.ref,
@@ -278,41 +292,14 @@ class Fill:
         if self._bypass:
             self.outcome.result = "unstored"
             return
-        await self._store(spool, entry)
+        self.outcome.error = await self._keeper.store(spool, entry)
+        self.outcome.result = "unstored" if self.outcome.error else "stored"
+        self.ended.set_result(not self.outcome.error)
 
-    async def _store(self, spool: Spool, entry: CacheEntry) -> None:
-        """Clients already have good bytes: a failure here costs the cache entry and nothing else."""
-        try:
-            await self._ingest.store(spool, ref_of(entry))
-            await self._tools.index.record(entry)
-            if entry.kind is Kind.ARTIFACT and entry.verified_by == "framing":
-                await self._remember([first_sight(entry)])
-        except (StoreUnavailable, IndexUnavailable) as fault:
-            self.outcome.result, self.outcome.error = "unstored", fault.code
-            self._tools.observer.warning(
-                "store_failed",
-                repo=self.mount.name,
-                path=entry.key.path,
-                error=fault.code,
-                cause=cause_of(fault),
-            )
-            return
-        self.outcome.result = "stored"
-        self.ended.set_result(True)
-
-    async def _remember(self, promises: list[Promise]) -> None:
-        if not promises:
-            return
-        try:
-            refused = await self._tools.index.learn(promises)
-        except IndexUnavailable as fault:
-            self._tools.observer.warning("learn_failed", repo=self.mount.name, error=fault.code)
-            return
-        for promise in refused:
-            # The bytes we hold stay; an operator decides (purge accepts the new ones).
-            self._tools.observer.warning(
-                "immutable_changed", repo=self.mount.name, path=promise.key.path, taught_by=promise.taught_by
-            )
+    def _unchanged(self, ref: BlobRef) -> bool:
+        """An index that reads as before teaches nothing new."""
+        held = self.plan.held
+        return held is not None and held.ref == ref
 
     # --- no body ---
 
@@ -331,7 +318,7 @@ class Fill:
         )
         self.outcome.result = "refreshed"
         self.body_ended = True
-        await self._record_quietly(entry)
+        await self._keeper.record(entry)
         self.opened.set_result(Settled(entry, "refreshed"))
 
     async def _absent(self, head: UpstreamHead, status: int, ttl: float) -> None:
@@ -341,7 +328,7 @@ class Fill:
         entry = absent_row(self.route, head, status=status, ttl=ttl, now=now, generation=self._generation)
         self.outcome.result = "absent"
         self.body_ended = True
-        await self._record_quietly(entry)
+        await self._keeper.record(entry)
         self.opened.set_result(Settled(entry, "absent"))
 
     async def _derived(self) -> bool:
@@ -356,12 +343,6 @@ class Fill:
         await self.spool.write(body)
         await self._verify_and_store()
         return True
-
-    async def _record_quietly(self, entry: CacheEntry) -> None:
-        try:
-            await self._tools.index.record(entry)
-        except IndexUnavailable as fault:
-            self._tools.observer.warning("record_failed", repo=self.mount.name, error=fault.code)
 
     # --- the end ---
 
@@ -404,11 +385,3 @@ class Fill:
             outcome.upstream_url, outcome.upstream_status = self._latest.source, self._latest.upstream_status
             outcome.resumes = self._latest.resumes
         self._tools.observer.outcome(outcome)
-
-
-def _wants_teaching(route: Route, promise: Promise | None) -> bool:
-    return route.kind is Kind.ARTIFACT and bool(route.teachers) and not vouched(promise)
-
-
-def _lease_name(key: ArtifactKey) -> str:
-    return f"{key.repo}\n{key.path}\n{key.variant}"

@@ -9,7 +9,18 @@ from typing import Literal
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
 from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
-from artifactproxy.model import FIRST_SIGHT, BlobRef, CacheEntry, Digest, Header, Limits, Promise, Route
+from artifactproxy.model import (
+    FIRST_SIGHT,
+    ArtifactKey,
+    BlobRef,
+    CacheEntry,
+    Digest,
+    Header,
+    Kind,
+    Limits,
+    Promise,
+    Route,
+)
 from artifactproxy.ports import BlobStore, Clock, Coordinator, Ledger, MetadataIndex, Observer, Upstream
 
 
@@ -112,3 +123,11 @@ def ref_of(entry: CacheEntry) -> BlobRef:
 def cause_of(fault: Fault) -> str:
     cause = fault.__cause__ or fault.__context__
     return f"{type(cause).__name__}: {cause}" if cause is not None else fault.detail
+
+
+def wants_teaching(route: Route, promise: Promise | None) -> bool:
+    return route.kind is Kind.ARTIFACT and bool(route.teachers) and not vouched(promise)
+
+
+def lease_name(key: ArtifactKey) -> str:
+    return f"{key.repo}\n{key.path}\n{key.variant}"

@@ -242,6 +242,23 @@ async def test_a_held_index_teaches_again_what_was_forgotten(tmp_path: Path, cha
         await proxy.check()
 
 
+@pytest.mark.parametrize("size", [20_000, 400_000], ids=["small", "big"])
+async def test_when_the_index_is_the_stale_party_it_is_read_again(
+    proxy: Proxy, chaos: Chaos, size: int
+) -> None:
+    body = chaos.script("/pkg-1.0.tar.gz", ok(), size=size)
+    path = promise(chaos, "pkg-1.0.tar.gz", body, sha256="ab" * 32)
+    await proxy.get("/pypi/simple/pkg/")
+    await proxy.settled()
+    promise(chaos, "pkg-1.0.tar.gz", body)
+    got = await proxy.get(path)
+    if size > 65536:
+        assert got.body is None, "its bytes were not what had been promised when it began"
+        await proxy.settled()
+        got = await proxy.get(path)
+    assert (got.status, got.body) == (200, body.bytes())
+
+
 async def test_purging_a_path_keeps_what_its_index_said(tmp_path: Path, chaos: Chaos) -> None:
     async with Chaos() as foreign:
         body = foreign.script("/pkg-1.0.tar.gz", ok(), size=400_000)
