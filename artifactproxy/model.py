@@ -253,7 +253,6 @@ class RemoteLimits:
     breaker_failures: int = 5
     breaker_open: float = 10.0  # doubled up to breaker_max
     breaker_max: float = 60.0
-    digest_cooldown: float = 60.0  # a file and upstream whose bytes were wrong
     retry_after_max: float = 3600.0
 
 
@@ -269,7 +268,6 @@ class Limits:
     send_stall: float = 60.0  # a client that takes no byte for this long is reset
     lingering: float = 2.0
     connections: int = 4096
-    request_body: int = 2**20
     upstream_connections: int = 128
     hold_back: int = 64 * 1024
     memory_body: int = 256 * 1024  # bodies up to this never have a temp file
@@ -296,7 +294,7 @@ class Limits:
     log_bytes: int = 64 * 1024
 
 
-# --- decisions: what to do with a request; the reason travels with the decision -------------
+# Decisions: what to do with a request; the reason travels along.
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,9 +341,6 @@ class Refuse:
 
 
 Decision = Serve | ServeAbsence | Revalidate | Fetch | Relay | Refuse
-
-
-# --- admissions: what to do with an upstream head -------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,6 @@ _MAY_BE_ZERO = frozenset(
         "breaker_max",
         "breaker_open",
         "cold_range_wait",
-        "digest_cooldown",
         "drain",
         "drain_notice",
         "error_memory",

@@ -16,8 +16,9 @@ from artifactproxy.engine.janitor import Bounds, Janitor
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.pipeline import Pipeline
 from artifactproxy.engine.recheck import Recheck
-from artifactproxy.engine.spool import Spool, TempSpace
+from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.teachers import Teachers
+from artifactproxy.engine.temps import TempSpace
 from artifactproxy.engine.terms import Tools
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import Fault

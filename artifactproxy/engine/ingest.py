@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from artifactproxy import failpoints
-from artifactproxy.engine.spool import Spool, disk_fault
+from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.temps import disk_fault
 from artifactproxy.errors import BrokenPromise
 from artifactproxy.model import BlobRef, Promise
 from artifactproxy.ports import BlobStore

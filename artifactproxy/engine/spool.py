@@ -8,7 +8,6 @@ Readers see `released` bytes: all but the held tail until the owner has verified
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactproxy import failpoints
-from artifactproxy.errors import Fault, StoreFull, StoreUnavailable
+from artifactproxy.engine.temps import TempSpace, disk_fault
+from artifactproxy.errors import Fault, StoreUnavailable
 from artifactproxy.model import Digest, Span
 
 READ_BYTES = 256 * 1024
@@ -30,41 +30,6 @@ BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the sour
 class Hashing(Protocol):
     def update(self, data: bytes) -> None: ...
     def digests(self) -> tuple[Digest, ...]: ...
-
-
-class TempSpace:
-    """Where temp files come from, and how many bytes they may hold together.
-
-    `free` tells the bytes that may still be used on the disk. Both raise `StoreFull`.
-    """
-
-    def __init__(self, new_path: Callable[[], Path], free: Callable[[], int], quota_bytes: int) -> None:
-        self.new_path = new_path
-        self._free = free
-        self._quota = quota_bytes
-        self.used = 0
-
-    def expect(self, size: int) -> None:
-        """Refuse a body that cannot fit before its first byte is asked for."""
-        if self.used + size > self._quota:
-            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
-        if size > self._free():
-            raise StoreFull("the disk is too full to store this body")
-
-    def take(self, size: int) -> None:
-        self.used += size
-        if self.used > self._quota:
-            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
-
-    def give_back(self, size: int) -> None:
-        self.used -= size
-
-
-def disk_fault(error: OSError) -> Fault:
-    """What a failed disk operation means to a client; the cause goes to the log only."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull("no space left for temporary files")
-    return StoreUnavailable("temporary files cannot be written", code="store_temp")
 
 
 class Spool:

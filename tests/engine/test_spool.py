@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactproxy.engine.spool import Spool, TempSpace
+from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.temps import TempSpace
 from artifactproxy.errors import BrokenPromise, Fault, StoreFull
 from artifactproxy.model import Span
 from artifactproxy.rules.digests import Hasher

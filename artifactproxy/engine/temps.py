@@ -1,0 +1,44 @@
+"""Room for bodies on their way: temp file names, a quota, and what a failing disk means."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from artifactproxy.errors import Fault, StoreFull, StoreUnavailable
+
+
+class TempSpace:
+    """Where temp files come from, and how many bytes they may hold together.
+
+    `free` tells the bytes that may still be used on the disk. Both raise `StoreFull`.
+    """
+
+    def __init__(self, new_path: Callable[[], Path], free: Callable[[], int], quota_bytes: int) -> None:
+        self.new_path = new_path
+        self._free = free
+        self._quota = quota_bytes
+        self.used = 0
+
+    def expect(self, size: int) -> None:
+        """Refuse a body that cannot fit before its first byte is asked for."""
+        if self.used + size > self._quota:
+            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+        if size > self._free():
+            raise StoreFull("the disk is too full to store this body")
+
+    def take(self, size: int) -> None:
+        self.used += size
+        if self.used > self._quota:
+            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
+
+def disk_fault(error: OSError) -> Fault:
+    """What a failed disk operation means to a client; the cause goes to the log only."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull("no space left for temporary files")
+    return StoreUnavailable("temporary files cannot be written", code="store_temp")
