@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -279,13 +280,22 @@ def _ask(
     """Ask the running instance, or do the same on the data folder where none is running."""
     from artifactproxy import control
 
-    try:
-        return control.call(config.data, method, target, body)
-    except control.Refused as error:
-        raise _Failure(str(error)) from error
-    except control.NotRunning:
-        pass
-    return asyncio.run(_offline(config, offline))
+    with _working():
+        try:
+            return control.call(config.data, method, target, body)
+        except control.Refused as error:
+            raise _Failure(str(error)) from error
+        except control.NotRunning:
+            return asyncio.run(_offline(config, offline))
+
+
+def _working() -> AbstractContextManager[object]:
+    """Something that moves while a terminal waits; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status("working")
 
 
 async def _offline(config: Config, act: Callable[[Any], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
