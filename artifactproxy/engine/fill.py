@@ -187,9 +187,14 @@ class Fill:
         if self.spool is None or not self.spool.untouched or self.done.done():
             raise fault
         await self.spool.drain()
+        if not self.spool.untouched:
+            raise fault
+        self.spool.restart(None)  # at once: nobody may begin to read what is known to be wrong
+        landed = await self._transfer().run(avoid=transfer.source)
+        if isinstance(landed.admission, Refresh | Absent):
+            raise fault  # readers wait for a body, and there is none to be had
         try:
-            again = self._transfer()
-            await self._land(await again.run(avoid=transfer.source))
+            await self._land(landed)
         except BrokenPromise as broken:
             self._count_broken(broken)
             raise

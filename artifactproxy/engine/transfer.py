@@ -255,6 +255,8 @@ class Transfer:
                 headers.append(("if-range", tag))
         elif not spool.untouched:
             raise UpstreamBroken("upstream broke off and gave no way to continue", code="short_body")
+        else:
+            spool.restart(None)  # at once: nobody may begin to read what will not be continued
         async with self._upstream.open(self._request(source, headers)) as reply:
             self.upstream_status = reply.head.status
             if reply.head.status == 206:

@@ -494,3 +494,20 @@ def _ask(path: str):
 
     _, repo, rest = path.split("/", 2)
     return Ask(repo, rest)
+
+
+async def test_wrong_bytes_and_then_none(proxy: Proxy, chaos: Chaos) -> None:
+    """The second chance finds nothing: the first fault stands."""
+    body = chaos.script("/pkg-1.0.tar.gz", flip(0.5), status(404), size=20_000)
+    path = promise(chaos, "pkg-1.0.tar.gz", body)
+    got = await proxy.get(path)
+    assert (got.status, got.error) == (502, "digest")
+
+
+async def test_nobody_begins_to_read_what_is_known_to_be_wrong(proxy: Proxy, chaos: Chaos) -> None:
+    """One byte more than the held tail: a reader could begin just when the verdict falls."""
+    body = chaos.script("/pkg-1.0.tar.gz", flip(0.5), ok(), size=65_537)
+    path = promise(chaos, "pkg-1.0.tar.gz", body)
+    answers = await asyncio.gather(*(proxy.get(path) for _ in range(30)))
+    assert {answer.status for answer in answers} <= {200, 502}
+    assert {answer.body for answer in answers if answer.status == 200} <= {body.bytes(), None}
