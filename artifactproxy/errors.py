@@ -213,6 +213,10 @@ class Busy(Fault):
 class BlobMissing(Exception):
     """The store does not hold this blob, for certain."""
 
+    def __init__(self, sha256: str) -> None:
+        super().__init__(sha256)
+        self.sha256 = sha256
+
 
 class ConfigError(Exception):
     """A configuration that is refused; the text names file, line, key and the nearest known key."""

@@ -91,8 +91,8 @@ class Pipeline:
             found = await self._find(route)
             try:
                 return await self._answer(mount, route, ask, found)
-            except BlobMissing:
-                await self._heal(mount, found)
+            except BlobMissing as missing:
+                await self._heal(mount, route, missing.sha256)
         raise StoreUnavailable("the store lost this file again and again", code="hollow")
 
     def route(self, ask: Ask) -> tuple[Mount, Route | Reply]:
@@ -130,15 +130,11 @@ class Pipeline:
             self._tools.observer.warning("index_failed", repo=route.key.repo, error=fault.code)
             return Found()
 
-    async def _heal(self, mount: Mount, found: Found) -> None:
-        entry = found.entry
-        if entry is None or entry.ref is None:
-            raise StoreUnavailable("a file vanished while it was answered")
+    async def _heal(self, mount: Mount, route: Route, sha256: str) -> None:
+        """Whichever row named the lost blob, none does from now on."""
         self._tools.observer.increment("hollow_hits")
-        self._tools.observer.warning(
-            "hollow_hit", repo=mount.name, path=entry.key.path, sha256=entry.ref.sha256
-        )
-        await self._tools.ledger.forget_blob(entry.ref.sha256)
+        self._tools.observer.warning("hollow_hit", repo=mount.name, path=route.key.path, sha256=sha256)
+        await self._tools.ledger.forget_blob(sha256)
 
     async def _answer(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
         decision = decide(found, route, ask, mount.policy, self._tools.clock())
