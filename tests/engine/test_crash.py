@@ -156,3 +156,29 @@ async def test_a_newer_layout_is_refused(tmp_path: Path, chaos: Chaos) -> None:
     _, said = await process.communicate()
     assert process.returncode == 1
     assert b"use the newer artifactproxy" in said
+
+
+@pytest.mark.parametrize("place", ["evict.marked", "evict.deleted"])
+async def test_l05_killed_while_evicting(tmp_path: Path, chaos: Chaos, place: str) -> None:
+    bodies = {f"f{n}.bin": chaos.script(f"/f{n}.bin", ok(), size=BIG) for n in range(3)}
+    top = "data_limit: 4MB\nlimits: {blob_grace: 10ms, sweep_every: 300ms, flush_every: 50ms}"
+    configuration(tmp_path, chaos.origin, top=top)
+    data = tmp_path / "data"
+    async with program(tmp_path, f"{place}=kill") as (process, base):
+        for name in bodies:
+            await fetch(f"{base}/files/{name}")
+        async with asyncio.timeout(10):
+            assert await process.wait() == -signal.SIGKILL, "the place was not passed"
+    async with program(tmp_path) as (process, base):
+        check_store(data)
+        for name, body in bodies.items():
+            status, _, got = await fetch(f"{base}/files/{name}")
+            assert (status, got) == (200, body.bytes())
+        async with asyncio.timeout(30):
+            while (
+                sum(path.stat().st_size for path in (data / "blobs").rglob("*") if path.is_file()) > 4_000_000
+            ):
+                await asyncio.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    check_store(data)
