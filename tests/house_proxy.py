@@ -100,6 +100,7 @@ class Proxy:
         await self.settled()
         assert self.temp_files() == []
         check_store(self.data)
+        await self.upstream_idle()
         for _ in range(100):
             left = self.open_bodies()
             if (
@@ -111,6 +112,17 @@ class Proxy:
         raise AssertionError(
             f"descriptors left open: {left}, {open_sockets()} sockets, {self.sockets} at first"
         )
+
+    async def upstream_idle(self) -> None:
+        """No request towards upstream is held open by anybody."""
+        for _ in range(200):
+            busy = {
+                origin: s.active for origin, s in self.engine._parts.upstream.states().items() if s.active
+            }
+            if not busy:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"open towards upstream: {busy}")
 
     def open_bodies(self) -> list[str]:
         """Descriptors of temp files and blobs."""

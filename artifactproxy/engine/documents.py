@@ -14,10 +14,12 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,15 +42,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Made:
-    """A rendered body: in memory, or in an unlinked file that `fd` keeps alive."""
+    """A rendered body: in memory, or in an unlinked file that `fd` keeps alive.
+
+    The descriptor is closed with the last holder and not when the memo lets go: somebody may just
+    be about to duplicate it, and its number may by then be another file's.
+    """
 
     size: int
     sha256: str
     body: bytes | None
     fd: int
     next_flip: float | None
+
+    def __post_init__(self) -> None:
+        if self.fd >= 0:
+            weakref.finalize(self, os.close, self.fd)
 
     def part(self, span: Span) -> Bytes | File:
         """A span of it, to be sent; a file is handed out as a descriptor of its own."""
@@ -76,9 +86,13 @@ class Documents:
         `BlobMissing` if the store lost it."""
         if source.ref.size <= self._limits.inline_index:
             return list(mount.provider.learn(route, await self._whole(source), source.url))
-        with await self._file(source) as path:
-            job = (mount.provider.name, mount.provider.site, route, path, source.url)
-            return await self._helper.run(_learn_file, *job)
+        provider = mount.provider
+        try:
+            with await self._file(source) as path:
+                job = (provider.name, provider.site, route, path, source.url)
+                return await self._helper.run(_learn_file, *job)
+        except OSError as error:
+            raise StoreUnavailable("an index could not be handed to its reader", code="store_temp") from error
 
     def tag(self, mount: Mount, route: Route, source: Source, base: str, view: View) -> str:
         """The strong entity tag of the rendered body, known without rendering it."""
@@ -137,13 +151,13 @@ class Documents:
         finally:
             os.close(local.fd)
 
-    async def _file(self, source: Source) -> _Readable:
+    async def _file(self, source: Source) -> AbstractContextManager[str]:
         if source.spool is not None:
-            return _Readable(source.spool, self._new_path)
+            return _readable(source.spool, self._new_path)
         local = await self._store.locate(source.ref)
         if not isinstance(local, LocalFile):
             raise StoreUnavailable("this store cannot hand out local files")
-        return _Readable(local, self._new_path)
+        return _readable(local, self._new_path)
 
     # --- the memo ---
 
@@ -177,7 +191,6 @@ class Documents:
         made = self._memo.pop(tag)
         if made.body is None:
             self._file_bytes -= made.size
-            os.close(made.fd)
         else:
             self._memo_bytes -= made.size
 
@@ -196,34 +209,34 @@ class Documents:
         await self._helper.close()
 
 
-class _Readable:
-    """A path under which another process can read a spool or an opened file."""
-
-    def __init__(self, source: Spool | LocalFile, new_path: Callable[[], Path]) -> None:
-        self._source = source
-        self._new_path = new_path
-        self._copy: Path | None = None
-
-    def __enter__(self) -> str:
-        source = self._source
-        if isinstance(source, Spool):
-            if source.in_memory:
-                return self._copied(source.peek(0, source.written))
-            # Its name may go at any moment, when the store takes the file over.
-            source = self._source = LocalFile(os.dup(source.fileno), source.written)
+@contextmanager
+def _readable(source: Spool | LocalFile, new_path: Callable[[], Path]) -> Iterator[str]:
+    """A path under which another process can read a spool or an opened file, which is closed."""
+    if isinstance(source, Spool):
+        if source.in_memory:
+            with _copied(source.peek(0, source.written), new_path()) as path:
+                yield path
+            return
+        # Its name may go at any moment, when the store takes the file over.
+        source = LocalFile(os.dup(source.fileno), source.written)
+    try:
         shared = Path(f"/proc/{os.getpid()}/fd/{source.fd}")
-        return str(shared) if shared.exists() else self._copied(os.pread(source.fd, source.size, 0))
+        if shared.exists():
+            yield str(shared)
+            return
+        with _copied(os.pread(source.fd, source.size, 0), new_path()) as path:
+            yield path
+    finally:
+        os.close(source.fd)
 
-    def _copied(self, body: bytes) -> str:
-        self._copy = self._new_path()
-        self._copy.write_bytes(body)
-        return str(self._copy)
 
-    def __exit__(self, *exc: object) -> None:
-        if self._copy is not None:
-            self._copy.unlink(missing_ok=True)
-        if isinstance(self._source, LocalFile):
-            os.close(self._source.fd)
+@contextmanager
+def _copied(body: bytes, path: Path) -> Iterator[str]:
+    try:
+        path.write_bytes(body)
+        yield str(path)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class _Reader:

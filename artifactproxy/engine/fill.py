@@ -156,6 +156,8 @@ class Fill:
         self._generation = await self._fence()
         if wants_teaching(route, self.promise):
             self._teaching = asyncio.create_task(tools.teach(self.mount, route))
+            # The fill may fail by itself before it ever asks what the teachers said.
+            self._teaching.add_done_callback(lambda done: done.cancelled() or done.exception())
         if route.foreign and not vouched(self.promise):
             self.promise = await self._taught()
             if not vouched(self.promise):

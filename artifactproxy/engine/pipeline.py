@@ -266,8 +266,6 @@ class Pipeline:
                 self._stale.failed(route.key)
                 why = f"{plan.reason}; {settled.fault.detail if settled.fault else 'upstream failed'}"
                 return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
-            case "found":
-                return await self._shelf.held(mount, route, ask, entry, plan.reason, "hit")
 
     def _refresh(self, mount: Mount, route: Route, ask: Ask, found: Found) -> None:
         """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""

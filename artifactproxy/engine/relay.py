@@ -5,7 +5,7 @@ Each is closed by whoever holds the `Answer`, also when it was never iterated.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -70,8 +70,7 @@ class Relay:
 
     async def head(self, mount: Mount, route: Route, url: str) -> UpstreamHead:
         """Upstream's head for this file, without its body (design: HEAD on a miss)."""
-        last = UpstreamRequest(mount.name, url, "HEAD", route.headers)
-        async with self._upstream.open(last) as reply:
+        async with self._upstream.open(UpstreamRequest(mount.name, url, "HEAD", route.headers)) as reply:
             if reply.head.status not in HEAD_REFUSED:
                 return reply.head
         async with self._upstream.open(UpstreamRequest(mount.name, url, "GET", route.headers)) as reply:
@@ -90,13 +89,10 @@ class Relay:
             return None
         return Passing(stack, _exactly(reply.chunks(), span.size))
 
-    async def held(
-        self, mount: Mount, route: Route, url: str, promise: Callable[[], Awaitable[Promise | None]]
-    ) -> Through:
+    async def held(self, mount: Mount, route: Route, url: str, known: Promise | None) -> Through:
         """A whole body that cannot be stored: still never complete before it is verified."""
         request = UpstreamRequest(mount.name, url, "GET", route.headers, mount.policy.max_artifact_bytes)
         reply, stack = await self._open(request)
-        known = await promise()
         promised = known is not None and known.digest("sha256") is not None
         admission = admit(route, reply.head, mount.policy, self._clock(), held=None, promised=promised)
         if reply.head.status != 200 or isinstance(admission, Reject):

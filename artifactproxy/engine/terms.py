@@ -48,7 +48,7 @@ class Settled:
     """No new body: the row that answers, and how it came to."""
 
     entry: CacheEntry
-    how: Literal["found", "refreshed", "absent", "stale"]
+    how: Literal["refreshed", "absent", "stale"]
     fault: Fault | None = None
 
 

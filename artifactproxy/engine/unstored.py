@@ -12,7 +12,7 @@ from artifactproxy.engine.relay import Relay, Through
 from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Tools, unpromised, vouched
-from artifactproxy.errors import NotServed, StoreFull, UpstreamAbsent
+from artifactproxy.errors import Fault, NotServed, UpstreamAbsent
 from artifactproxy.model import Absent, Ask, CacheEntry, Found, Promise, Reject, Route, Span
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.freshness import admit
@@ -65,20 +65,21 @@ class Unstored:
     async def whole(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
         """Nothing can be kept (a full disk): verified bytes all the same, for this client alone."""
         promise = route.promise or found.promise
+        if not vouched(promise) and route.teachers:
+            # Before anything is opened: an open answer would wait, and leak if this fails.
+            promise = await self._teachers.teach(mount, route) or promise
         if route.foreign and not vouched(promise):
-            raise StoreFull("the disk is full")
-
-        async def known() -> Promise | None:
-            if vouched(promise) or not route.teachers:
-                return promise
-            return await self._teachers.teach(mount, route)
-
+            raise unpromised(route)
         self._tools.observer.increment("bypassed")
         outcome = outcome_of(mount, route, ask, "relay", "the disk is full: passed through unstored", None)
-        through = await self._relay.held(mount, route, _url(route, promise), known)
+        through = await self._relay.held(mount, route, _url(route, promise), promise)
         row = begin_row(route, through.head, promise, ttl=None, now=self._tools.clock())
         size = through.head.length
-        head = head_for(without_range(ask), entity_of(row, route, size), relayed("store-full"))
+        try:
+            head = head_for(without_range(ask), entity_of(row, route, size), relayed("store-full"))
+        except Fault:
+            await through.body.aclose()
+            raise
         return await _through(head, through, size, outcome)
 
     async def part(self, mount: Mount, route: Route, span: Span, fill: Fill) -> Chunks | None:

@@ -10,7 +10,7 @@ import pytest
 
 from artifactproxy import failpoints
 from tests.chaos import Chaos
-from tests.chaos.behaviours import ok
+from tests.chaos.behaviours import ok, status
 from tests.house_proxy import promise, proxied
 
 BIG = 3_000_000
@@ -59,6 +59,26 @@ async def test_l01_passing_through_still_verifies(small_disk: Path, chaos: Chaos
         assert (await proxy.get(path)).body == body.bytes()
         chaos.script("/pkg-1.0.tar.gz", ok(), size=20_000_000, version=2)
         assert (await proxy.get(path)).body is None
+        await proxy.check()
+
+
+async def test_l01_passing_through_frees_upstream_when_the_request_is_refused(
+    small_disk: Path, chaos: Chaos
+) -> None:
+    chaos.script("/f.bin", ok(), size=20_000_000)
+    async with proxied(small_disk, chaos.origin, top=NO_FLOOR) as proxy:
+        assert (await proxy.get("/files/f.bin", If_Match='"x"')).status == 412
+        await proxy.check()
+
+
+async def test_l01_passing_through_frees_upstream_when_no_teacher_speaks(
+    small_disk: Path, chaos: Chaos
+) -> None:
+    body = chaos.script("/pkg-1.0.tar.gz", ok(), size=20_000_000)
+    path = promise(chaos, "pkg-1.0.tar.gz", body)
+    chaos.script("/simple/pkg/", status(500))
+    async with proxied(small_disk, chaos.origin, top=NO_FLOOR) as proxy:
+        assert (await proxy.get(path)).status == 502
         await proxy.check()
 
 

@@ -202,8 +202,12 @@ async def test_a_large_page_is_rendered_by_the_helper_process(tmp_path: Path, ch
         await proxy.check()
 
 
-async def test_many_large_pages_at_once_while_their_files_move(tmp_path: Path, chaos: Chaos) -> None:
-    """The helper reads a body that the commit renames under it."""
+@pytest.mark.parametrize("memo", ["512MiB", "1KiB"], ids=["remembered", "forgotten at once"])
+async def test_many_large_pages_at_once_while_their_files_move(
+    tmp_path: Path, chaos: Chaos, memo: str
+) -> None:
+    """The helper reads a body that the commit renames under it; and a rendered one may be
+    forgotten before whoever waits for it takes it."""
     names = [f"pkg{n}" for n in range(12)]
     for name in names:
         files = [
@@ -217,10 +221,14 @@ async def test_many_large_pages_at_once_while_their_files_move(tmp_path: Path, c
         page = {"meta": {"api-version": "1.0"}, "name": name, "files": files}
         chaos.script(f"/simple/{name}/", status(200, json.dumps(page).encode(), Content_Type=SIMPLE))
     async with proxied(
-        tmp_path, chaos.origin, top="limits: {inline_index: 1KiB, memory_body: 1KiB}"
+        tmp_path,
+        chaos.origin,
+        top=f"limits: {{inline_index: 1KiB, memory_body: 1KiB, memo_file_bytes: {memo}}}",
     ) as proxy:
-        pages = await asyncio.gather(*(proxy.get(f"/pypi/simple/{n}/", Accept=SIMPLE) for n in names * 3))
+        asked = names * 3
+        pages = await asyncio.gather(*(proxy.get(f"/pypi/simple/{n}/", Accept=SIMPLE) for n in asked))
         assert {page.status for page in pages} == {200}
+        assert [json.loads(page.body or b"")["name"] for page in pages] == asked
         assert {len(json.loads(page.body or b"")["files"]) for page in pages} == {300}
         await proxy.check()
 

@@ -127,10 +127,6 @@ class Places:
             self._origins.setdefault(segment, f"{parts.scheme}://{netloc}")
         self.home = next(iter(self._origins), "")
 
-    def knows(self, path: str) -> bool:
-        """Whether `path` (under `packages/`) lies on a host that was configured."""
-        return path.removeprefix(PREFIX).partition("/")[0] in self._origins
-
     def find(self, path: str) -> tuple[str, str, bool]:
         """Canonical key path, source URL and whether its host is foreign, of a canonical path
         under `packages/`. Raises `NotServed` if it names no file."""
