@@ -73,7 +73,8 @@ class Ask:
 
     `path` is the raw percent-encoded spelling after `/{repo}/`; `query` the raw text after `?`.
     `base` is the external address of the repository without a trailing slash, as this client
-    uses it. `caller` says who asked: a token's name or an address.
+    uses it. `caller` says who asked: a token's name or an address. `body` is what a relayed POST
+    brought along, as it was sent.
     """
 
     repo: str
@@ -84,6 +85,7 @@ class Ask:
     base: str = ""
     request_id: str = ""
     caller: str = ""
+    body: bytes = b""
 
 
 FIRST_SIGHT = "first sight"
@@ -117,8 +119,9 @@ class Route:
 
     `sources` are absolute URLs in order of preference. `foreign` says that their host is not one
     of the configured upstreams, so a promise must be known before any connection is made.
-    `teachers` are paths of index routes of the same repository whose reading would promise this
-    artifact. `derived_from` is the path of an artifact from which `Provider.derive` can make this
+    `teachers` ask for index documents of the same repository whose reading would promise this
+    artifact; with `taught_if_possible` it is also taken on its framing where they cannot be read.
+    `derived_from` is the path of an artifact from which `Provider.derive` can make this
     document if upstream lacks it. `rendered` says that the stored bytes pass through
     `Provider.render` on their way out. `expects_html` is False where an HTML body can only be a
     captive portal. `group` names the generation that multi-file indexes share.
@@ -133,7 +136,8 @@ class Route:
     ttl: float | None = None
     negative_ttl: float | None = None
     foreign: bool = False
-    teachers: tuple[str, ...] = ()
+    teachers: tuple[Ask, ...] = ()
+    taught_if_possible: bool = False
     derived_from: str = ""
     rendered: bool = False
     teaches: bool = False

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Opened, Plan, Source, Tools, vouched
-from artifactproxy.errors import BlobMissing, StoreUnavailable
+from artifactproxy.errors import BlobMissing, Fault, StoreUnavailable
 from artifactproxy.model import Ask, Fetch, Kind, Promise, Reply, Revalidate, Route
 from artifactproxy.ports import LocalFile
 from artifactproxy.rules.freshness import decide
@@ -24,9 +24,21 @@ class Teachers:
 
     async def teach(self, mount: Mount, route: Route) -> Promise | None:
         """The promise for `route` after reading the indexes that would make it; None if they do
-        not list it. Raises their fault when one cannot be read: cannot tell is not no."""
-        for path in route.teachers:
-            teacher = mount.provider.classify(Ask(mount.name, path))
+        not list it. Raises their fault when one cannot be read: cannot tell is not no, unless the
+        route says that the artifact may do without."""
+        try:
+            return await self._teach(mount, route)
+        except Fault as fault:
+            if not route.taught_if_possible:
+                raise
+            self._tools.observer.notice(
+                "untaught", repo=mount.name, path=route.key.path, error=fault.code, detail=fault.detail
+            )
+            return None
+
+    async def _teach(self, mount: Mount, route: Route) -> Promise | None:
+        for ask in route.teachers:
+            teacher = mount.provider.classify(ask)
             if isinstance(teacher, Reply) or teacher.kind is not Kind.INDEX:
                 continue
             await self._read(mount, teacher)

@@ -57,6 +57,8 @@ class Provider:
     name: ClassVar[str]
     revision: ClassVar[int] = 1
     """Raise it when `render` writes other bytes for the same input."""
+    methods: ClassVar[frozenset[str]] = frozenset({"GET", "HEAD"})
+    """What `classify` is asked about; a POST becomes a route of kind PASS."""
     clients: ClassVar[tuple[ClientSetup, ...]] = ()
 
     def __init__(self, site: Site) -> None:

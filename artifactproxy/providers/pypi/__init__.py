@@ -218,7 +218,7 @@ class PyPI(Provider):
             media_type=_media_type(filename),
             negative_ttl=MISSING_FILE_TTL,
             foreign=foreign,
-            teachers=(f"simple/{project}/",) if names.PROJECT.fullmatch(project) else (),
+            teachers=(Ask(self.site.repo, f"simple/{project}/"),) if names.PROJECT.fullmatch(project) else (),
             derived_from=path.removesuffix(suffix) if suffix == ".metadata" and is_wheel else "",
             expects_html=False,
             filename=filename,

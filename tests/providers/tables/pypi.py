@@ -8,7 +8,7 @@ from html import unescape
 from urllib.parse import urljoin
 
 from artifactproxy.errors import BadPath, NotServed
-from artifactproxy.model import Route
+from artifactproxy.model import Ask, Route
 from artifactproxy.providers._base import Site
 from tests.providers.cases import ARTIFACT, INDEX, PASS, Sample, case
 
@@ -148,7 +148,7 @@ CASES = [
         ARTIFACT,
         f"https://files.example/{WHEEL}",
         foreign=True,
-        teachers=("simple/pot-soup/",),
+        teachers=(Ask("py", "simple/pot-soup/"),),
         expects_html=False,
         filename="pot_soup-1.2.0-py3-none-any.whl",
         purl="pkg:pypi/pot-soup@1.2.0",
@@ -260,14 +260,14 @@ CASES = [
         "packages/cdn.example/pot_soup-1.2.tar.gz",
         ARTIFACT,
         media_type="application/gzip",
-        teachers=("simple/pot-soup/",),
+        teachers=(Ask("py", "simple/pot-soup/"),),
         purl="pkg:pypi/pot-soup@1.2",
     ),
     case(
         "an installer",
         "packages/cdn.example/pot-1.2.win-amd64-py3.4.exe",
         ARTIFACT,
-        teachers=("simple/pot/",),
+        teachers=(Ask("py", "simple/pot/"),),
         purl="pkg:pypi/pot@1.2",
     ),
     case(
@@ -282,7 +282,7 @@ CASES = [
         f"packages/files.example/{WHEEL}.metadata",
         ARTIFACT,
         f"https://files.example/{WHEEL}.metadata",
-        teachers=("simple/pot-soup/",),
+        teachers=(Ask("py", "simple/pot-soup/"),),
         derived_from=f"packages/files.example/{WHEEL}",
         expects_html=False,
         foreign=True,
@@ -298,7 +298,7 @@ CASES = [
         "a signature",
         f"packages/cdn.example/{WHEEL}.asc",
         ARTIFACT,
-        teachers=("simple/pot-soup/",),
+        teachers=(Ask("py", "simple/pot-soup/"),),
         derived_from="",
     ),
     case(
