@@ -46,8 +46,28 @@ class NotServed(Fault):
 
 
 class MethodRefused(Fault):
+    """405. `allow` is what goes into the `Allow` header."""
+
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, detail: str, *, allow: str = "GET, HEAD") -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class BodyTooLarge(Fault):
+    """A request body above the limit: 413."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class BodySlow(Fault):
+    """A request body that does not arrive: 408."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class PreconditionFailed(Fault):

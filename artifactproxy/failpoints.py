@@ -5,8 +5,10 @@ Armed by the environment variable `ARTIFACTPROXY_FAILPOINTS`, read once at impor
 Actions: `raise` (OSError with the errno named, default EIO), `kill` (SIGKILL to ourselves),
 `stop` (SIGSTOP), `sleep:seconds`.
 
-Names: tmp.opened tmp.half tmp.full tmp.fsynced blob.linked dir.fsynced verified tail.released
-row.written row.committed evict.marked evict.deleted.
+Names: tmp.opened tmp.half tmp.full tmp.reread tmp.fsynced blob.linked dir.fsynced verified tail.released
+row.written row.committed evict.marked evict.deleted backup.snapshot backup.blob backup.read
+backup.synced restore.blob restore.synced restore.verified restore.committed restore.removed
+restore.moved.
 """
 
 from __future__ import annotations

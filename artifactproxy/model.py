@@ -122,9 +122,11 @@ class Route:
     `teachers` ask for index documents of the same repository whose reading would promise this
     artifact; with `taught_if_possible` it is also taken on its framing where they cannot be read.
     `derived_from` is the path of an artifact from which `Provider.derive` can make this
-    document if upstream lacks it. `rendered` says that the stored bytes pass through
+    document if upstream lacks it. `absent_everywhere` says that an index is absent only if every
+    source lacks it, as an artifact is. `rendered` says that the stored bytes pass through
     `Provider.render` on their way out. `expects_html` is False where an HTML body can only be a
-    captive portal. `group` names the generation that multi-file indexes share.
+    captive portal. A `negative_ttl` of 0 holds whatever the administrator sets. `group` names the
+    generation that multi-file indexes share.
     """
 
     kind: Kind
@@ -139,6 +141,7 @@ class Route:
     teachers: tuple[Ask, ...] = ()
     taught_if_possible: bool = False
     derived_from: str = ""
+    absent_everywhere: bool = False
     rendered: bool = False
     teaches: bool = False
     expects_html: bool = True
@@ -214,88 +217,6 @@ class Found:
 
     entry: CacheEntry | None = None
     promise: Promise | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The numbers of one remote that caching decisions depend on (seconds, bytes).
-
-    `ttl` and `negative_ttl` set by the administrator win over the provider's defaults (None: the
-    provider's). `stale_while_revalidate` bounds how long past freshness an index is still
-    answered at once while it is refreshed behind the request.
-    """
-
-    ttl: float | None = None
-    negative_ttl: float | None = None
-    stale_if_error: float = 7 * 86400.0
-    stale_while_revalidate: float = 60.0
-    min_revalidate: float = 10.0
-    offline: bool = False
-    accept_unframed: bool = False
-    max_artifact_bytes: int = 20 * 2**30
-    max_index_bytes: int = 2**30
-    private: bool = False  # upstream needs credentials: answers are `Cache-Control: private`
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteLimits:
-    """Bounds on what one upstream may cost us (seconds, bytes, counts). There is no total time."""
-
-    lookup: float = 10.0  # of a name; a lost packet costs a resolver 5 s by itself
-    connect: float = 5.0
-    first_byte: float = 30.0  # absolute, from the request sent to the whole head received
-    idle: float = 30.0
-    min_rate: int = 1024  # bytes a second, averaged over `min_rate_window`
-    min_rate_window: float = 30.0
-    redirects: int = 5
-    retries: int = 2  # before the first byte
-    resumes: int = 3  # after it
-    retry_base: float = 0.2  # first back-off, doubled each time, full jitter
-    connections_per_host: int = 16
-    queue: int = 1000
-    queue_wait: float = 10.0
-    breaker_failures: int = 5
-    breaker_open: float = 10.0  # doubled up to breaker_max
-    breaker_max: float = 60.0
-    retry_after_max: float = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the whole process (seconds, bytes, counts)."""
-
-    request_line: int = 8190
-    header: int = 8190
-    headers: int = 100
-    head_total: int = 32 * 1024
-    keepalive: float = 20.0  # idle, and the deadline of a request head
-    send_stall: float = 60.0  # a client that takes no byte for this long is reset
-    lingering: float = 2.0
-    connections: int = 4096
-    upstream_connections: int = 128
-    hold_back: int = 64 * 1024
-    memory_body: int = 256 * 1024  # bodies up to this never have a temp file
-    orphans: int = 32
-    orphan_bytes: int = 2**30
-    cold_range_wait: float = 1.0
-    lease_wait: float = 5.0
-    inline_index: int = 256 * 1024  # larger indexes are read and rendered in the helper process
-    decoded_ratio: int = 200
-    memo_bytes: int = 64 * 2**20
-    memo_file_bytes: int = 512 * 2**20
-    negative_keys: int = 10_000
-    error_memory: float = 5.0
-    drain_notice: float = 5.0  # readiness is false for this long before connections close
-    drain: float = 30.0
-    min_free_share: float = 0.10  # of the disk, where no data_limit is given
-    temp_bytes: int = 20 * 2**30
-    blob_grace: float = 5.0  # between doom and deletion
-    superseded_keep: float = 7 * 86400.0
-    ledger_keep: float = 90 * 86400.0
-    sweep_every: float = 60.0
-    flush_every: float = 2.0  # touches and the ledger
-    log_every: float = 0.1
-    log_bytes: int = 64 * 1024
 
 
 # Decisions: what to do with a request; the reason travels along.

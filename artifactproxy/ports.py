@@ -99,13 +99,13 @@ class MetadataIndex(Adapter, Protocol):
 
     I1 an unknown key is `Found(None, None)`; one round trip. I2 record then find returns every
     field equal. I3 a row is replaced only by a generation at least as new. I4 durable when record
-    returns. I5 learn is bulk and idempotent; a promise whose sha256 *changes* for an immutable
-    key is kept as it was and returned to the caller as a conflict, unless nothing was stored
-    under the old one. I6 touch is bulk, creates no rows, never moves `last_used` back, and may be
-    lost. I7 keys are exact bytes, up to 2 KiB a field, any Unicode. I8 all of it from several
-    tasks at once. I9 generations only grow, also over restarts. I10 record of a ref that is
-    doomed makes it wanted again, in the same transaction. I11 a replaced body of an INDEX key is
-    remembered as superseded.
+    returns. I5 learn is bulk and idempotent; what several documents say is merged
+    (`rules.promises`); a promise whose sha256 *changes* for an immutable key is kept as it was and
+    returned to the caller as a conflict, unless nothing was stored under the old one. I6 touch is
+    bulk, creates no rows, never moves `last_used` back, and may be lost. I7 keys are exact bytes,
+    up to 2 KiB a field, any Unicode. I8 all of it from several tasks at once. I9 generations only
+    grow, also over restarts. I10 record of a ref that is doomed makes it wanted again, in the same
+    transaction. I11 a replaced body of an INDEX key is remembered as superseded.
     """
 
     async def find(self, key: ArtifactKey) -> Found: ...

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from urllib.parse import urlsplit
 
 from artifactproxy.model import Ask
-from artifactproxy.rules.paths import split_target
+from artifactproxy.rules.addresses import written
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +21,10 @@ class Purge:
         return {key: value for key, value in asdict(self).items() if value}
 
 
-def split_address(address: str, root: str | None) -> tuple[str, str, str, str]:
-    """An address as a client writes it, as (base of the repository, repository, path, query).
-
-    `root` is the public URL, whose own path is not part of ours. Raises `BadPath`.
-    """
-    if root and address.startswith(root + "/"):
-        address = address.removeprefix(root)
-    elif "://" in address:
-        parts = urlsplit(address)
-        root = f"{parts.scheme}://{parts.netloc}"
-    repo, path, query = split_target(
-        address if "://" in address or address.startswith("/") else f"/{address}"
-    )
-    return f"{root or 'http://localhost'}/{repo}", repo, path, query
-
-
 def ask_of(address: str, root: str | None) -> Ask:
-    """The request that `explain` is about. Raises `BadPath`."""
-    base, repo, path, query = split_address(address, root)
-    return Ask(repo, path, query=query, base=base, caller="control")
+    """The request that `explain` is about. Raises `BadPath` and `NotServed`."""
+    root, read = written(address, root or "")
+    return Ask(read.repo, read.path, query=read.query, base=read.base(root), caller="control")
 
 
 def purges(
@@ -53,7 +36,8 @@ def purges(
     known: Sequence[str],
     root: str | None,
 ) -> list[Purge]:
-    """Raises ValueError with the sentence for the operator, `BadPath` for a malformed target.
+    """Raises ValueError with the sentence for the operator, `BadPath` for a malformed target,
+    `NotServed` for an alias that names no repository.
 
     `known` are the configured repositories, `root` is the public URL.
     """
@@ -71,7 +55,7 @@ def purges(
 def _of_target(target: str, repo: str | None, known: Sequence[str], root: str | None) -> list[Purge]:
     if target.startswith("pkg:"):
         return [Purge(name, package=target) for name in ([repo] if repo else known)]
-    _, named, path, query = split_address(target, root)
+    named, path, query, *_ = written(target, root or "")[1]
     if named not in known:
         raise ValueError(f"{target} names no repository; there are {', '.join(known)}")
     if repo not in (None, named):

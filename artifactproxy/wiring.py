@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from artifactproxy.engine.mounts import Mount
 from artifactproxy.indexes.sqlite import SqliteIndex
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.metrics import Metrics, Observations
+from artifactproxy.ports import Observer
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
@@ -54,7 +56,8 @@ async def _serve(config: Config, announce: Callable[[str], None]) -> int:
     stopping = _stop_signals()
     async with running(config) as (engine, observations, folder):
         access = AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts)
-        server = WebServer(engine, observations, config.limits, access, via=VIA)
+        context = _tls_context(config, observations)
+        server = WebServer(engine, observations, config.limits, access, context, via=VIA)
         try:
             host, port = await server.start(config.listen.host, config.listen.port)
             await server.start_unix(str(folder.control_socket))
@@ -114,7 +117,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Engine, Observations, D
                 observer=observations,
                 clock=time.time,
                 limits=config.limits,
-                bounds=Bounds(config.data_limit, store.free),
+                bounds=Bounds(config.data_limit, store.free, store.pinned),
                 new_path=store.temp_path,
                 executor=executor,
                 recheck=not index.was_clean,
@@ -185,9 +188,20 @@ def _stop_signals() -> asyncio.Future[None]:
     return stopping
 
 
+def _tls_context(config: Config, observer: Observer) -> ssl.SSLContext | None:
+    """What the listener speaks TLS with; SIGHUP reads the files again."""
+    if config.tls is None:
+        return None
+    from artifactproxy.web.tls import Certificate
+
+    certificate = Certificate(config.tls.cert, config.tls.key, observer)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, certificate.reload)
+    return certificate.context
+
+
 def _root(config: Config, host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
-    return config.public_url or f"http://{shown}:{port}"
+    return config.public_url or f"{'https' if config.tls else 'http'}://{shown}:{port}"
 
 
 def _greeting(config: Config, mounts: Mapping[str, Mount], root: str) -> list[str]:

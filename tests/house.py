@@ -15,12 +15,13 @@ PACKAGE = "artifactproxy"
 FUNCTION_LINES = 60
 FILE_LINES = 400
 
-_WORDS = frozenset({"model", "errors"})
+_WORDS = frozenset({"model", "limits", "errors"})
 _ADAPTER = _WORDS | {"rules", "ports", "failpoints"}
 _ENGINE = _ADAPTER | {"providers"}
 
 FLOORS: dict[str, frozenset[str]] = {
     "model": frozenset({"errors"}),
+    "limits": frozenset(),
     "errors": frozenset(),
     "failpoints": _WORDS,
     "ports": _WORDS,
@@ -39,9 +40,9 @@ FLOORS: dict[str, frozenset[str]] = {
 }
 """What a room may import besides itself. The top floor may import everything."""
 
-TOP = frozenset({"__init__", "__main__", "cli", "config", "control", "datadir", "targets", "wiring"})
+TOP = frozenset("__init__ __main__ backup cli config control datadir targets terminal wiring".split())
 
-PURE = frozenset({"model", "errors", "rules", "providers"})
+PURE = frozenset({"model", "limits", "errors", "rules", "providers"})
 PURE_IMPORTS = frozenset(
     "__future__ abc ast base64 binascii bisect bz2 calendar codecs collections contextlib copy dataclasses datetime "
     "decimal difflib email enum fnmatch fractions functools gzip hashlib heapq hmac html importlib io ipaddress "
@@ -72,6 +73,7 @@ BROAD_EXCEPTS = {
     "web/app.py": 2,  # the boundary: a bug becomes a 500, and one in reporting must not end the server
     "web/respond.py": 1,  # the same boundary, once a body has begun and only a reset is left
     "engine/fill.py": 1,  # the fill task: whatever happens reaches every reader
+    "engine/reader.py": 1,  # the helper process: what a provider raises is raised again in the server
     "engine/janitor.py": 1,  # the janitor's loop outlives one bad round
 }
 """Where `except Exception` may stand, and how often."""

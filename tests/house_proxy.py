@@ -160,11 +160,18 @@ def fd_names() -> list[str]:
 
 
 def configuration(
-    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "", files: str = ""
+    folder: Path,
+    upstream: str,
+    extra: str = "",
+    remote: str = "",
+    top: str = "",
+    files: str = "",
+    remotes: str = "",
 ) -> Config:
     """A configuration file for the chaos server, loaded as the program loads it. `extra` are limits
     of both remotes, `remote` further keys of both, `top` further keys of the whole, `files` the
-    upstreams of the generic remote where they differ."""
+    upstreams of the generic remote where they differ, `remotes` one further remote, whose
+    limits are added."""
     chosen = FAST | dict(line.split(": ") for line in extra.splitlines())
     limits = "\n".join(f"      {key}: {value}" for key, value in chosen.items())
     more = textwrap.indent(textwrap.dedent(remote), "    ")
@@ -187,6 +194,8 @@ remotes:
     limits:
 {limits}
 """
+    if remotes:
+        text += textwrap.indent(textwrap.dedent(remotes), "  ") + f"    limits:\n{limits}\n"
     folder.mkdir(exist_ok=True)
     path = folder / "config.yaml"
     path.write_text(text)
@@ -195,15 +204,22 @@ remotes:
 
 @asynccontextmanager
 async def proxied(
-    folder: Path, upstream: str, extra: str = "", remote: str = "", top: str = "", files: str = ""
+    folder: Path,
+    upstream: str,
+    extra: str = "",
+    remote: str = "",
+    top: str = "",
+    files: str = "",
+    remotes: str = "",
 ) -> AsyncIterator[Proxy]:
-    config = configuration(folder, upstream, extra, remote, top, files)
+    config = configuration(folder, upstream, extra, remote, top, files, remotes)
     async with wiring.running(config) as (engine, observations, _):
         server = WebServer(engine, observations, config.limits, AccessRules())
         engine.start()
         host, port = await server.start("127.0.0.1", 0)
         session = aiohttp.ClientSession(
             auto_decompress=False,
+            skip_auto_headers=["Accept-Encoding"],  # a test that wants a coding says so
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             timeout=aiohttp.ClientTimeout(total=30),
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from artifactproxy.limits import Policy
 from artifactproxy.model import (
     ArtifactKey,
     Ask,
@@ -15,7 +16,6 @@ from artifactproxy.model import (
     Digest,
     Found,
     Kind,
-    Policy,
     Promise,
     Route,
     UpstreamHead,

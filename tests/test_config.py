@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactproxy import model
-from artifactproxy.config import Config, load, strict, units, values
+from artifactproxy import limits
+from artifactproxy.config import Config, Tls, load, strict, units, values
 from artifactproxy.config.problems import _inner
 from artifactproxy.config.schema import File, Remote, Section
 from artifactproxy.errors import ConfigError
 from artifactproxy.providers._base import Provider, PublicOrigins
 from artifactproxy.upstream.auth import Basic, Bearer
+from tests.chaos.certs import Authority
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.yaml"
 
@@ -94,7 +96,7 @@ def test_no_file_and_an_empty_file_give_the_same_defaults(read):
         Path("data"),
         None,
     )
-    assert bare.limits == model.Limits()
+    assert bare.limits == limits.Limits()
 
 
 def test_without_remotes_every_provider_with_a_public_upstream_is_mounted(read):
@@ -103,8 +105,8 @@ def test_without_remotes_every_provider_with_a_public_upstream_is_mounted(read):
         "pypi": ("https://index.example/simple/",),
         "oci": ("https://registry.example/",),
     }
-    assert remotes["pypi"].policy == model.Policy()
-    assert remotes["pypi"].limits == model.RemoteLimits()
+    assert remotes["pypi"].policy == limits.Policy()
+    assert remotes["pypi"].limits == limits.RemoteLimits()
     assert remotes["pypi"].site.repo == "pypi"
 
 
@@ -255,10 +257,6 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (
-            "tls: {cert: a, key: b}",
-            "tls: tls is not available in this version; end TLS in a reverse proxy in front",
-        ),
         ("access: {read: token}", "access.read: token is not available in this version; use open"),
         ("workers: 2", "workers: more than one worker is not available in this version; use 1"),
         ("store: {kind: s3, bucket: b}", "store.kind: s3 is not available in this version; use fs"),
@@ -287,6 +285,63 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
 )
 def test_later_capabilities_are_refused_in_one_plain_sentence(refused, text, line):
     assert refused(text) == [f"config.yaml:1: {line}"]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return Authority.make(tmp_path).issue("proxy.example")
+
+
+def test_a_certificate_and_its_key(read, pair):
+    cert, key = pair
+    config = read(f"tls: {{cert: {cert}, key: {key}}}")
+    assert config.tls == Tls(cert, key)
+    assert config.effective()["tls"] == {"cert": str(cert), "key": str(key)}
+    assert read("tls: null").tls is None
+    named = {"ARTIFACTPROXY_TLS__CERT": str(cert), "ARTIFACTPROXY_TLS__KEY": str(key)}
+    assert read("", named).tls == Tls(cert, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("tls:\n  cert: {cert}\n", ["config.yaml:1: tls.key: is required"]),
+        ("tls:\n  cert: {cert}\n  key: ''\n", ["config.yaml:3: tls.key: must not be empty"]),
+        (
+            "tls:\n  cert: {cert}\n  key: {key}\n  chain: x\n",
+            ["config.yaml:4: tls.chain: unknown key; the nearest known key is cert"],
+        ),
+        (
+            "tls:\n  cert: {cert}\n  key: /none.key\n",
+            ["config.yaml:3: tls.key: cannot read /none.key: No such file or directory"],
+        ),
+        (
+            "tls:\n  cert: /none.pem\n  key: {key}\n",
+            ["config.yaml:2: tls.cert: cannot read /none.pem: No such file or directory"],
+        ),
+        (
+            "tls:\n  cert: {key}\n  key: {key}\n",
+            ["config.yaml:2: tls.cert: {key} holds no certificate in PEM form"],
+        ),
+        (
+            "tls:\n  cert: {cert}\n  key: {other}\n",
+            ["config.yaml:3: tls.key: {other} is not the key of the certificate in {cert}"],
+        ),
+        (
+            "tls:\n  cert: {cert}\n  key: {locked}\n",
+            ["config.yaml:3: tls.key: {locked} is encrypted; store the key without a passphrase"],
+        ),
+    ],
+)
+def test_a_pair_that_cannot_be_used_names_the_line_and_the_file(refused, pair, text, lines):
+    folder = pair[0].parent
+    files = {"cert": pair[0], "key": pair[1], "other": folder / "other.key", "locked": folder / "locked.key"}
+    for command in (
+        ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(files["other"])],
+        ["pkey", "-in", str(pair[1]), "-aes256", "-passout", "pass:x", "-out", str(files["locked"])],
+    ):
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    assert refused(text.format(**files)) == [line.format(**files) for line in lines]
 
 
 def test_every_problem_is_told_at_once(refused):
@@ -688,7 +743,7 @@ def test_the_example_is_a_working_configuration():
 
 def test_every_limit_of_the_model_is_a_key():
     defaults = File().limits
-    for name in model.Limits.__dataclass_fields__:
-        assert getattr(defaults, name) == getattr(model.Limits(), name)
-    for name in model.RemoteLimits.__dataclass_fields__:
-        assert getattr(Remote().limits, name) == getattr(model.RemoteLimits(), name)
+    for name in limits.Limits.__dataclass_fields__:
+        assert getattr(defaults, name) == getattr(limits.Limits(), name)
+    for name in limits.RemoteLimits.__dataclass_fields__:
+        assert getattr(Remote().limits, name) == getattr(limits.RemoteLimits(), name)

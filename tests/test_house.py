@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from artifactproxy.model import Limits, RemoteLimits
+from artifactproxy.limits import Limits, RemoteLimits
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import PublicOrigins
 from tests import house

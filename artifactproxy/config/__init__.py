@@ -6,6 +6,6 @@ the rest of the program gets. Nothing here reads the environment: the caller han
 """
 
 from artifactproxy.config.load import load
-from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote
+from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote, Tls
 
-__all__ = ["Config", "Egress", "Listen", "Log", "Remote", "load"]
+__all__ = ["Config", "Egress", "Listen", "Log", "Remote", "Tls", "load"]

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from artifactproxy.config import schema, values
 from artifactproxy.config.problems import Problems
-from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote
+from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote, Tls
 from artifactproxy.config.strict import KeyPath
-from artifactproxy.model import Limits, Policy, RemoteLimits
+from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Provider, PublicOrigins, Site
 from artifactproxy.rules.paths import REPO_NAME, RESERVED
 from artifactproxy.upstream.auth import Basic, Bearer
@@ -35,6 +35,7 @@ def build(
     chosen = remotes.get(file.oci_default) if file.oci_default is not None else None
     if file.oci_default is not None and (chosen is None or chosen.provider != "oci"):
         problems.at(("oci_default",), f"{file.oci_default} is not a remote whose provider is oci")
+    tls = look.tls(file.tls)
     problems.tell()
 
     shown = file.model_dump(mode="json")
@@ -43,6 +44,7 @@ def build(
     host, _, port = file.listen.rpartition(":")
     return Config(
         listen=Listen(host.strip("[]"), int(port)),
+        tls=tls,
         public_url=file.public_url,
         trusted_proxies=file.trusted_proxies,
         allowed_hosts=file.allowed_hosts,
@@ -106,6 +108,18 @@ class _Look:
             allow_private=tuple(ip_network(text) for text in written.allow_private),
             egress=self._egress(written.egress, (*at, "egress")),
         )
+
+    def tls(self, written: schema.Tls | None) -> Tls | None:
+        if written is None:
+            return None
+        from artifactproxy.web.tls import PairRefused, context_of
+
+        pair = Tls(Path(written.cert), Path(written.key))
+        try:
+            context_of(pair.cert, pair.key)
+        except PairRefused as refused:
+            self.problems.at(("tls", refused.which), str(refused))
+        return pair
 
     def _judge_name(self, name: str, at: KeyPath) -> None:
         if name in RESERVED:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
-from artifactproxy.model import Limits, Policy, RemoteLimits
+from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Site
 from artifactproxy.upstream.auth import Basic, Bearer
 
@@ -25,6 +25,14 @@ class Listen:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files for the listener: a certificate with its chain, and the key, not encrypted."""
+
+    cert: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,7 @@ class Config:
     """The whole configuration. `data_limit` in bytes; None keeps `limits.min_free_share` free."""
 
     listen: Listen
+    tls: Tls | None
     public_url: str | None
     trusted_proxies: tuple[str, ...]
     allowed_hosts: tuple[str, ...]

@@ -1,7 +1,7 @@
 """What may be written: one frozen model per section. Types only; layers and secrets are `load`'s.
 
 Keys that design and documentation promise for later versions stand here with a refusal that says
-so, which is kinder than calling them unknown. Limits are generated from `model`, so that a new
+so, which is kinder than calling them unknown. Limits are generated from `limits`, so that a new
 bound needs no second place.
 """
 
@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from artifactproxy import model
+from artifactproxy import limits
 from artifactproxy.config import units, values
 
 _MAY_BE_ZERO = frozenset(
@@ -55,7 +55,7 @@ _MAY_BE_ZERO = frozenset(
         "superseded_keep",
     )
 )
-_POLICY = model.Policy()
+_POLICY = limits.Policy()
 
 
 class Section(BaseModel):
@@ -149,10 +149,10 @@ if TYPE_CHECKING:
         max_artifact: int = 0
         max_index: int = 0
 else:
-    LimitsSection = _section_of("LimitsSection", model.Limits)
+    LimitsSection = _section_of("LimitsSection", limits.Limits)
     RemoteLimitsSection = _section_of(
         "RemoteLimitsSection",
-        model.RemoteLimits,
+        limits.RemoteLimits,
         max_artifact=(Annotated[Size, Field(gt=0)], _POLICY.max_artifact_bytes),
         max_index=(Annotated[Size, Field(gt=0)], _POLICY.max_index_bytes),
     )
@@ -212,6 +212,11 @@ class Remote(Section):
     download: Annotated[None, _later("download over parallel ranges is", "leave it out")] = None
 
 
+class Tls(Section):
+    cert: Annotated[str, Field(min_length=1)]
+    key: Annotated[str, Field(min_length=1)]
+
+
 class Access(Section):
     read: Annotated[Literal["open"], _only("open", later=("token",))] = "open"
 
@@ -243,7 +248,7 @@ class File(Section):
     """The whole file, in the order in which it is documented."""
 
     listen: Annotated[str, BeforeValidator(values.listen)] = "127.0.0.1:8080"
-    tls: Annotated[None, _later("tls is", "end TLS in a reverse proxy in front")] = None
+    tls: Tls | None = None
     public_url: Annotated[str, AfterValidator(values.public_url)] | None = None
     trusted_proxies: Networks = ()
     allowed_hosts: Hosts = ()

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifactproxy.model import Ask, CacheEntry, Header, Kind, Policy, Route, Source, Span
+from artifactproxy.limits import Policy
+from artifactproxy.model import (
+    Ask,
+    CacheEntry,
+    Header,
+    Kind,
+    Route,
+    Source,
+    Span,
+)
+from artifactproxy.rules.coding import Coding
 from artifactproxy.rules.digests import repr_digest
 from artifactproxy.rules.freshness import client_cache_control, fresh_for
 from artifactproxy.rules.http import NotModified, Part, content_disposition, evaluate
@@ -20,7 +30,7 @@ ACTIVE_TYPES = ("text/html", "image/svg+xml", "application/xhtml+xml", "applicat
 @dataclass(frozen=True, slots=True)
 class Entity:
     """The document as it will be sent. `size` None: not known yet. `sha256` only when the bytes
-    are verified or promised."""
+    are verified or promised; both are of the bytes in their content coding."""
 
     media_type: str
     etag: str
@@ -29,6 +39,7 @@ class Entity:
     sha256: str = ""
     negotiated: bool = False
     filename: str = ""
+    coding: Coding = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,8 @@ def head_for(ask: Ask, entity: Entity, how: Provenance, extra: tuple[Header, ...
         return Head(304, [*headers, *age], None, empty=True)
     headers.extend(extra)
     headers.append(("Content-Type", entity.media_type))
+    if entity.coding:
+        headers.append(("Content-Encoding", entity.coding))
     if entity.size is not None:
         headers.append(("Accept-Ranges", "bytes"))
     if entity.filename and entity.media_type.partition(";")[0] in ACTIVE_TYPES:
@@ -93,7 +106,7 @@ def _common(entity: Entity, how: Provenance) -> list[Header]:
     if entity.last_modified:
         headers.append(("Last-Modified", entity.last_modified))
     if entity.negotiated:
-        headers.append(("Vary", "Accept"))
+        headers.append(("Vary", "Accept, Accept-Encoding"))
     return headers
 
 

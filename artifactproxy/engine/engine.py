@@ -22,7 +22,8 @@ from artifactproxy.engine.temps import TempSpace
 from artifactproxy.engine.terms import Tools
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import Fault
-from artifactproxy.model import Ask, Limits, Promise
+from artifactproxy.limits import Limits
+from artifactproxy.model import Ask, Promise
 from artifactproxy.ports import (
     Adapter,
     BlobStore,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from artifactproxy import failpoints
@@ -277,7 +277,7 @@ class Fill:
         promise = await self._taught()
         verified = await self._ingest.verify(spool, promise)
         self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
-        promises: list[Promise] = []
+        promises: Collection[Promise] = ()
         if self.route.teaches and not self._bypass and not self._unchanged(verified.ref):
             promises = await self._tools.learn(
                 self.mount, self.route, Source(verified.ref, entry.source, spool)

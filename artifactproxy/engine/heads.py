@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from artifactproxy.engine.describe import entity_of, head_for, hit
-from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Header, Kind, Policy, Route
+from artifactproxy.limits import Policy
+from artifactproxy.model import (
+    ArtifactKey,
+    Ask,
+    CacheEntry,
+    Header,
+    Kind,
+    Route,
+)
 
 HEADS_MAX = 10_000
 JUDGED = frozenset(

@@ -14,7 +14,8 @@ from typing import Any
 
 from artifactproxy import failpoints
 from artifactproxy.engine.usage import Usage
-from artifactproxy.model import BlobRef, Limits
+from artifactproxy.limits import Limits
+from artifactproxy.model import BlobRef
 from artifactproxy.ports import BlobStore, Clock, Ledger, Observer
 from artifactproxy.rules.eviction import budget, choose
 
@@ -24,10 +25,12 @@ ORPHAN_AGE_SECONDS = 3600.0  # a blob without a row this old belongs to nobody's
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`data_limit` in bytes (None: keep a share of the disk free); `disk` gives total and free."""
+    """`data_limit` in bytes (None: keep a share of the disk free); `disk` gives total and free;
+    `pinned` tells that a backup runs, which no blob may leave."""
 
     data_limit: int | None
     disk: Callable[[], tuple[int, int]]
+    pinned: Callable[[], bool] = lambda: False
 
 
 class Janitor:
@@ -84,6 +87,9 @@ class Janitor:
     async def sweep(self) -> None:
         """One ordinary turn: expiry, eviction where it is needed, deletion of what is due."""
         await self._ledger.expire(self._clock())
+        if self._bounds.pinned():
+            # Evicting would free nothing, so the next turn would evict as much again.
+            return
         need, _ = await self._need()
         if need > 0:
             await self.evict(need)
@@ -122,7 +128,7 @@ class Janitor:
         grace = self._limits.blob_grace if grace is None else grace
         before = self._clock() - grace
         count = freed = 0
-        while condemned := await self._ledger.condemned(before, BATCH):
+        while not self._bounds.pinned() and (condemned := await self._ledger.condemned(before, BATCH)):
             for ref in condemned:
                 # One that was put again meanwhile is younger than its doom.
                 await self._store.delete(ref.sha256, older_than=grace)
@@ -167,6 +173,8 @@ class Janitor:
             report["evictable"] = len(victims)
             report["evictable_bytes"] = sum(ref.size for ref in victims)
             return report
+        if self._bounds.pinned():
+            return report | {"postponed": "a backup is running; nothing is deleted until it ends"}
         report["evicted"], report["evicted_bytes"] = await self.evict(need)
         for ref in lost:
             await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)

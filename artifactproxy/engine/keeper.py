@@ -6,6 +6,8 @@ else; it is reported and never raised.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
@@ -47,7 +49,7 @@ class Keeper:
         except IndexUnavailable as fault:
             self._tools.observer.warning("record_failed", repo=self._mount.name, error=fault.code)
 
-    async def remember(self, promises: list[Promise]) -> None:
+    async def remember(self, promises: Collection[Promise]) -> None:
         """Learn; a promise that contradicts what is held is reported."""
         if not promises:
             return

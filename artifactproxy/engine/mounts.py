@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from artifactproxy.model import Policy, RemoteLimits
+from artifactproxy.limits import Policy, RemoteLimits
 from artifactproxy.providers._base import Provider
 
 

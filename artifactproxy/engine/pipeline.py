@@ -100,8 +100,10 @@ class Pipeline:
         mount = self._mounts.get(ask.repo)
         if mount is None:
             raise NotServed(f"there is no repository named {ask.repo!r} here")
-        if ask.method not in ("GET", "HEAD"):
+        if ask.method not in mount.provider.methods:
             raise MethodRefused("this repository can only be read")
+        if ask.method not in ("GET", "HEAD"):
+            return mount, _relayed_only(mount.provider.classify(ask))
         # A route is a function of these four (law P2 of the providers), and costs as much as the
         # rest of a hit.
         asked = (ask.repo, ask.path, ask.query, ask.headers.get("accept", ""))
@@ -310,6 +312,13 @@ class _Once:
     def unless_kept(self) -> None:
         if not self._kept:
             self._leave()
+
+
+def _relayed_only(classified: Route | Reply) -> Route | Reply:
+    """What is not reading never meets the store, whatever a provider says, nor the memo of routes."""
+    if isinstance(classified, Route) and classified.kind is not Kind.PASS:
+        raise MethodRefused("this path can only be read")
+    return classified
 
 
 def _local(mount: Mount, ask: Ask, reply: Reply) -> Answer:

@@ -11,9 +11,22 @@ from dataclasses import dataclass
 
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import BrokenPromise, Fault, UpstreamAbsent, UpstreamBroken
-from artifactproxy.model import CacheEntry, Header, Kind, Promise, Reject, Route, Span, UpstreamHead
+from artifactproxy.limits import Limits
+from artifactproxy.model import (
+    Ask,
+    CacheEntry,
+    Header,
+    Kind,
+    Promise,
+    Reject,
+    Route,
+    Span,
+    UpstreamHead,
+)
 from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
-from artifactproxy.rules.digests import Hasher, algorithms, check
+from artifactproxy.rules.coding import wanted
+from artifactproxy.rules.decode import Decoder
+from artifactproxy.rules.digests import Hasher, algorithms, check, passing, vouching
 from artifactproxy.rules.freshness import admit
 from artifactproxy.rules.http import parse_content_range
 
@@ -43,30 +56,54 @@ class Passing:
 
 @dataclass(slots=True)
 class Through:
-    """An upstream answer that is sent on as it comes."""
+    """An upstream answer that is sent on as it comes. `length` and `coding` are those of the body
+    as it is handed on."""
 
     head: UpstreamHead
     body: Passing
+    length: int | None
+    coding: str = ""
 
 
 class Relay:
     """Opens upstream for one request and hands the body on."""
 
-    def __init__(self, upstream: Upstream, clock: Clock, hold_back: int) -> None:
+    def __init__(self, upstream: Upstream, clock: Clock, limits: Limits) -> None:
         self._upstream = upstream
         self._clock = clock
-        self._hold_back = hold_back
+        self._limits = limits
 
-    async def whole(self, mount: Mount, route: Route, url: str, method: str) -> Through:
-        """The answer to one request. Raises `UpstreamAbsent` for 404 and 410, and the fault of
-        the rules for anything else that is not a plain 200."""
-        request = UpstreamRequest(mount.name, url, method, route.headers, mount.policy.max_artifact_bytes)
+    async def whole(self, mount: Mount, route: Route, url: str, ask: Ask) -> Through:
+        """The answer to one request, which is asked with its own method and body.
+
+        Raises `UpstreamAbsent` for 404 and 410, and the fault of the rules for anything else that
+        is not a plain 200 with an end that can be told.
+        """
+        most = mount.policy.max_artifact_bytes if route.max_bytes is None else route.max_bytes
+        body = None if ask.method in ("GET", "HEAD") else ask.body
+        request = UpstreamRequest(mount.name, url, ask.method, route.headers, most, body)
         reply, stack = await self._open(request)
-        head = reply.head
-        if head.status != 200:
+        try:
+            if reply.head.status != 200:
+                raise _refusal(mount, route, reply.head, self._clock())
+            if not (reply.head.framed or mount.policy.accept_unframed):
+                raise UpstreamBroken("upstream sent a body without a length", code="unframed_body")
+            return self._decoded(reply, stack, ask, most)
+        except Fault:
             await stack.aclose()
-            raise _refusal(mount, route, head, self._clock())
-        return Through(head, Passing(stack, reply.chunks()))
+            raise
+
+    def _decoded(self, reply: UpstreamReply, stack: AsyncExitStack, ask: Ask, most: int) -> Through:
+        """What is gzipped goes along to a client that wants it; any other coding is undone."""
+        coding = reply.head.headers.get("content-encoding", "").strip().lower().removeprefix("x-")
+        chunks, length = reply.chunks(), reply.head.length
+        if coding == "identity":
+            coding = ""
+        if coding and not (coding == "gzip" and wanted(ask.headers.get("accept-encoding")) == "gzip"):
+            decoder = Decoder(coding, max_bytes=most, max_ratio=self._limits.decoded_ratio)
+            chunks, length, coding = _undone(chunks, decoder), None, ""
+        body = Passing(stack, _ended(chunks, self._limits.hold_back))
+        return Through(reply.head, body, length, coding)
 
     async def head(self, mount: Mount, route: Route, url: str) -> UpstreamHead:
         """Upstream's head for this file, without its body (design: HEAD on a miss)."""
@@ -93,13 +130,14 @@ class Relay:
         """A whole body that cannot be stored: still never complete before it is verified."""
         request = UpstreamRequest(mount.name, url, "GET", route.headers, mount.policy.max_artifact_bytes)
         reply, stack = await self._open(request)
-        promised = known is not None and known.digest("sha256") is not None
+        known = passing(known)
+        promised = vouching(known)
         admission = admit(route, reply.head, mount.policy, self._clock(), held=None, promised=promised)
         if reply.head.status != 200 or isinstance(admission, Reject):
             await stack.aclose()
             raise _refusal(mount, route, reply.head, self._clock())
-        chunks = _verified(reply, known, self._hold_back)
-        return Through(reply.head, Passing(stack, chunks))
+        chunks = _verified(reply, known, self._limits.hold_back)
+        return Through(reply.head, Passing(stack, chunks), reply.head.length)
 
     async def _open(self, request: UpstreamRequest) -> tuple[UpstreamReply, AsyncExitStack]:
         stack = AsyncExitStack()
@@ -135,6 +173,27 @@ async def _exactly(chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[byt
         yield chunk
     if left:
         raise UpstreamBroken("upstream sent less than the part asked for", code="short_body")
+
+
+async def _ended(chunks: AsyncIterator[bytes], hold_back: int) -> AsyncIterator[bytes]:
+    """The bytes as they come, the last `hold_back` of them only once the end was a proper one, so
+    that a short body that breaks still becomes an error."""
+    kept = bytearray()
+    async for chunk in chunks:
+        kept += chunk
+        if len(kept) > hold_back:
+            ready = bytes(kept[: len(kept) - hold_back])
+            del kept[: len(kept) - hold_back]
+            yield ready
+    if kept:
+        yield bytes(kept)
+
+
+async def _undone(chunks: AsyncIterator[bytes], decoder: Decoder) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        for piece in decoder.feed(chunk):
+            yield piece
+    yield decoder.finish()
 
 
 async def _verified(reply: UpstreamReply, promise: Promise | None, hold_back: int) -> AsyncIterator[bytes]:

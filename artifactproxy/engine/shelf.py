@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from artifactproxy.engine.answer import Answer, Body, Chunks, File, Nothing
 from artifactproxy.engine.describe import Entity, Head, Provenance, entity_of, head_for, hit, revalidated
 from artifactproxy.engine.documents import Documents
@@ -83,29 +85,29 @@ class Shelf:
         how: Provenance,
         outcome: Outcome,
     ) -> Answer:
-        view = View()
-        tag = self._documents.tag(mount, route, source, ask.base, view)
-        shown = Entity(route.media_type, tag, entry.last_modified, negotiated=True, filename=route.filename)
-        early = head_for(ask, shown, how)
-        if early.status == 304:
-            self._usage.note(entry, ask, 0)
-            return Answer(304, early.headers, Nothing(), outcome)
-        made = await self._documents.render(mount, route, source, ask.base, view)
+        view, documents = View(), self._documents
+        coding = documents.coding(route, source, ask.headers.get("accept-encoding"))
+        tag = documents.tag(mount, route, source, ask.base, view, coding)
         shown = Entity(
             route.media_type,
             tag,
             entry.last_modified,
-            made.size,
-            made.sha256,
             negotiated=True,
             filename=route.filename,
+            coding=coding,
         )
-        head = head_for(ask, shown, how)
+        made = documents.made(tag)
+        if made is None:
+            early = head_for(ask, shown, how)
+            if early.status == 304:
+                self._usage.note(entry, ask, 0)
+                return Answer(304, early.headers, Nothing(), outcome)
+            made = await documents.render(mount, route, source, ask.base, view, coding)
+        head = head_for(ask, replace(shown, size=made.size, sha256=made.sha256), how)
         self._usage.note(entry, ask, sent(head, made.size))
         body: Body = Nothing()
         if not head.empty:
-            span = head.span or Span(0, made.size)
-            body = made.part(span)
+            body = made.part(head.span or Span(0, made.size))
         return Answer(head.status, head.headers, body, outcome)
 
 

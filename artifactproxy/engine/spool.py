@@ -8,7 +8,6 @@ Readers see `released` bytes: all but the held tail until the owner has verified
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactproxy import failpoints
+from artifactproxy.engine.reread import WholeBody, digests_of
 from artifactproxy.engine.temps import TempSpace, disk_fault
 from artifactproxy.errors import Fault, StoreUnavailable
 from artifactproxy.model import Digest, Span
@@ -196,17 +196,15 @@ class Spool:
         return self._hasher.digests()
 
     async def rehash(self, algorithms: Iterable[str]) -> tuple[Digest, ...]:
-        """Further digests of the whole body, read again in the hashing thread."""
-        hashers = [hashlib.new(name, usedforsecurity=False) for name in algorithms]
-
-        def read() -> None:
-            for start in range(0, self.written, READ_BYTES):
-                piece = self.peek(start, start + READ_BYTES)
-                for hasher in hashers:
-                    hasher.update(piece)
-
-        await asyncio.get_running_loop().run_in_executor(self._executor, read)
-        return tuple(Digest(hasher.name, hasher.hexdigest()) for hasher in hashers)
+        """Further digests of the whole body, read again in the hashing thread. Raises
+        `StoreUnavailable` if it cannot be read, `BrokenPromise` for a zip that is none."""
+        memory = self.peek(0, self.written) if self._fd < 0 else b""
+        loop = asyncio.get_running_loop()
+        try:
+            body = WholeBody(memory, self._fd, self.written)
+            return await loop.run_in_executor(self._executor, digests_of, body, tuple(algorithms))
+        except OSError as error:
+            raise disk_fault(error) from error
 
     @property
     def untouched(self) -> bool:

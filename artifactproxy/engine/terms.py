@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Literal
 
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
 from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
+from artifactproxy.limits import Limits
 from artifactproxy.model import (
     FIRST_SIGHT,
     ArtifactKey,
@@ -17,7 +18,6 @@ from artifactproxy.model import (
     Digest,
     Header,
     Kind,
-    Limits,
     Promise,
     Route,
 )
@@ -77,7 +77,7 @@ class Tools:
     limits: Limits
     new_spool: Callable[[int | None, Promise | None], Spool]
     ready_for: Callable[[int], None]
-    learn: Callable[[Mount, Route, Source], Awaitable[list[Promise]]]
+    learn: Callable[[Mount, Route, Source], Awaitable[Collection[Promise]]]
     teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
     derive: Callable[[Mount, Route], Awaitable[bytes | None]]
 

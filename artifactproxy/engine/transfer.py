@@ -42,6 +42,7 @@ from artifactproxy.model import (
 )
 from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.decode import Decoder
+from artifactproxy.rules.digests import passing, vouching
 from artifactproxy.rules.freshness import admit
 from artifactproxy.rules.http import parse_content_range, strong
 from artifactproxy.rules.retry import backoff
@@ -144,7 +145,8 @@ class Transfer:
         async with self._upstream.open(self._request(source, headers)) as reply:
             self.upstream_status = reply.head.status
             admission = await self._admit(reply.head)
-            if isinstance(admission, Absent) and not final and self._route.kind is Kind.ARTIFACT:
+            asks_all = self._route.kind is Kind.ARTIFACT or self._route.absent_everywhere
+            if isinstance(admission, Absent) and not final and asks_all:
                 raise _RejectedError(
                     UpstreamFault("upstream does not have it", upstream_status=admission.status), retry=False
                 )
@@ -165,10 +167,13 @@ class Transfer:
     async def _admit(self, head: UpstreamHead) -> Keep | Bypass | Refresh | Absent:
         if not head.framed or head.headers.get("content-encoding"):
             self._known = await self._promise()
-        known = self._known
-        promised = known is not None and known.digest("sha256") is not None
         admission: Admission = admit(
-            self._route, head, self._mount.policy, self._clock(), held=self._held, promised=promised
+            self._route,
+            head,
+            self._mount.policy,
+            self._clock(),
+            held=self._held,
+            promised=vouching(self._known),
         )
         if isinstance(admission, Reject):
             if self._held is not None and head.status == 304:
@@ -238,14 +243,14 @@ class Transfer:
 
     def _resume_sources(self) -> tuple[str, ...]:
         """Other upstreams may continue only where the final digest will tell."""
-        if self._known is None or self._known.digest("sha256") is None:
+        if not vouching(passing(self._known)):
             return (self.source,)
         rest = tuple(s for s in self._sources() if s != self.source)
         return (self.source, *rest)
 
     async def _continue(self, source: str, landed: Landed, spool: Spool) -> bool:
         """One attempt to get the rest; True when the body is whole."""
-        promised = self._known is not None and self._known.digest("sha256") is not None
+        promised = vouching(passing(self._known))
         tag = landed.head.headers.get("etag", "")
         resumable = not _coding(landed.head) and (promised or strong(tag))
         headers = [*self._route.headers]

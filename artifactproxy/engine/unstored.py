@@ -24,7 +24,7 @@ class Unstored:
     def __init__(self, tools: Tools, teachers: Teachers) -> None:
         self._tools = tools
         self._teachers = teachers
-        self._relay = Relay(tools.upstream, tools.clock, tools.limits.hold_back)
+        self._relay = Relay(tools.upstream, tools.clock, tools.limits)
 
     async def head(self, mount: Mount, route: Route, ask: Ask, found: Found, reason: str) -> Answer:
         """HEAD of something not held: from the promise, or upstream's own HEAD."""
@@ -54,13 +54,17 @@ class Unstored:
         return Answer(head.status, head.headers, Nothing(), outcome)
 
     async def passed(self, mount: Mount, route: Route, ask: Ask, reason: str) -> Answer:
+        """Upstream's answer to this very request, its body too; asked once, of one upstream."""
         if not route.sources:
             raise NotServed("this path is not part of the repository")
         outcome = outcome_of(mount, route, ask, "relay", reason, None)
-        through = await self._relay.whole(mount, route, route.sources[0], ask.method)
-        entity = Entity(route.media_type, "", size=through.head.length)
-        head = head_for(Ask(ask.repo, ask.path, ask.method), entity, relayed())
-        return await _through(head, through, through.head.length, outcome)
+        through = await self._relay.whole(mount, route, route.sources[0], ask)
+        entity = Entity(route.media_type, "", size=through.length)
+        coding = (("Content-Encoding", through.coding),) if through.coding else ()
+        head = head_for(Ask(ask.repo, ask.path, ask.method), entity, relayed(), coding)
+        # Ranges of it are not kept apart from the whole.
+        head.headers[:] = [field for field in head.headers if field[0] != "Accept-Ranges"]
+        return await _through(head, through, through.length, outcome)
 
     async def whole(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
         """Nothing can be kept (a full disk): verified bytes all the same, for this client alone."""
@@ -74,7 +78,7 @@ class Unstored:
         outcome = outcome_of(mount, route, ask, "relay", "the disk is full: passed through unstored", None)
         through = await self._relay.held(mount, route, _url(route, promise), promise)
         row = begin_row(route, through.head, promise, ttl=None, now=self._tools.clock())
-        size = through.head.length
+        size = through.length
         try:
             head = head_for(without_range(ask), entity_of(row, route, size), relayed("store-full"))
         except Fault:

@@ -221,7 +221,7 @@ class SqliteIndex:
         return dropped
 
     async def totals(self) -> Totals:
-        return await self._long(_totals)
+        return await self._long(totals)
 
     # --- connections ------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ def _mark_clean(db: sqlite3.Connection) -> None:
     db.execute(sql.MARK_CLEAN, (1,))
 
 
-def _totals(db: sqlite3.Connection) -> Totals:
+def totals(db: sqlite3.Connection) -> Totals:
     blobs, size = db.execute(sql.TOTAL_BLOBS).fetchone()
     (promises,) = db.execute(sql.TOTAL_PROMISES).fetchone()
     repos = db.execute(sql.TOTAL_BY_REPO).fetchall()

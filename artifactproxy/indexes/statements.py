@@ -155,3 +155,29 @@ TOTAL_BY_REPO = (
 ADD_LOCAL = "INSERT INTO locals (repo) VALUES (?1) ON CONFLICT (repo) DO NOTHING"
 READ_CLEAN = "SELECT value FROM counters WHERE name = 'clean'"
 MARK_CLEAN = "UPDATE counters SET value = ?1 WHERE name = 'clean'"
+
+# --- whole copies ---------------------------------------------------------------------------
+
+COPY_INTO = "VACUUM INTO ?1"
+NAMED_BLOBS = (
+    "SELECT n.sha256, coalesce((SELECT e.size FROM entries e WHERE e.sha256 = n.sha256 LIMIT 1),"
+    " (SELECT b.size FROM blobs b WHERE b.sha256 = n.sha256), 0) FROM"
+    " (SELECT sha256 FROM entries WHERE sha256 > ?1 UNION SELECT sha256 FROM superseded WHERE sha256 > ?1"
+    " ORDER BY sha256 LIMIT ?2) n"
+)
+BURY_ALL_UNNAMED = f"DELETE FROM blobs AS b WHERE NOT {_NAMED}"
+OBJECTS = "SELECT type, name, tbl_name FROM sqlite_master ORDER BY type, name"
+COLUMNS = (
+    'SELECT m.name, c.name, c.type, c."notnull", c.pk, c.hidden FROM sqlite_master m'
+    " JOIN pragma_table_xinfo(m.name) c WHERE m.type = 'table' ORDER BY m.name, c.cid"
+)
+ACTIVE_OBJECTS = (
+    "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%' LIMIT 1"
+)
+ODD_NAMES = (
+    "SELECT 1 FROM entries WHERE sha256 IS NOT NULL AND"
+    " (typeof(sha256) <> 'text' OR typeof(size) <> 'integer' OR size < 0)"
+    " UNION ALL SELECT 1 FROM superseded WHERE typeof(sha256) <> 'text'"
+    " UNION ALL SELECT 1 FROM blobs WHERE typeof(sha256) <> 'text' OR typeof(size) <> 'integer' OR size < 0"
+    " LIMIT 1"
+)

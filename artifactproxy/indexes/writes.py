@@ -11,6 +11,7 @@ from artifactproxy.indexes.faults import UNFIT
 from artifactproxy.indexes.rows import entry_row, key_row, promise_of, promise_row
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Kind, Promise
 from artifactproxy.ports import Use
+from artifactproxy.rules.promises import merged
 
 _INDEX = Kind.INDEX.value
 _ARTIFACT = Kind.ARTIFACT.value
@@ -48,14 +49,15 @@ def write_promises(db: sqlite3.Connection, promises: Sequence[Promise]) -> list[
 
 
 def _write_promise(db: sqlite3.Connection, promise: Promise) -> bool:
-    row = promise_row(promise)
-    *known, kind, sha256 = db.execute(sql.PROMISED, row[:3]).fetchone()
-    if tuple(known) == row[3:]:
+    *known, kind, sha256 = db.execute(sql.PROMISED, key_row(promise.key)).fetchone()
+    if tuple(known) == promise_row(promise)[3:]:
         return True
     old = None if known[0] is None else promise_of(promise.key, known)
     if kind == _ARTIFACT and sha256 is not None and _contradicts(promise, old, sha256):
         return False
-    db.execute(sql.LEARN, row)
+    row = promise_row(merged(old, promise))
+    if row[3:] != tuple(known):
+        db.execute(sql.LEARN, row)
     return True
 
 

@@ -72,7 +72,7 @@ class Provider:
         return None
 
     def classify(self, ask: Ask) -> Route | Reply:
-        """Raises `BadPath`, `NotServed` or `Blocked`, nothing else."""
+        """Raises `BadPath`, `NotServed`, `MethodRefused` or `Blocked`, nothing else."""
         raise NotImplementedError
 
     def learn(self, route: Route, body: bytes, url: str) -> Iterable[Promise]:

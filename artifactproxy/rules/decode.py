@@ -6,6 +6,7 @@ RFC 9110 section 8.4.1. A truncated stream, trailing bytes, a ratio or a size pa
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 from artifactproxy.errors import TooLarge, UpstreamBroken
 
@@ -27,10 +28,10 @@ class Decoder:
         self._taken = 0
         self._given = 0
 
-    def feed(self, piece: bytes) -> list[bytes]:
-        """Decoded pieces of at most 256 KiB each. Raises `UpstreamBroken` or `TooLarge`."""
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Decoded pieces of at most 256 KiB each, made as they are taken: a small piece may hold a
+        hundred times its size. Raises `UpstreamBroken` or `TooLarge`."""
         self._taken += len(piece)
-        out: list[bytes] = []
         while piece:
             if self._inflate.eof:
                 self._next_member()
@@ -41,8 +42,7 @@ class Decoder:
             piece = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._judge(len(decoded))
             if decoded:
-                out.append(decoded)
-        return out
+                yield decoded
 
     def finish(self) -> bytes:
         """The last decoded bytes. Raises `UpstreamBroken` unless the stream came to its own end."""

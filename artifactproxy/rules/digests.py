@@ -1,7 +1,9 @@
 """Checksums: their spellings, computing them while bytes pass, and judging a promise by them.
 
 Spellings: OCI descriptors (`sha256:<hex>`), Subresource Integrity (`sha512-<base64>`), bare hex.
-MD5 and SHA-1 can show that bytes are wrong but never that they are right.
+MD5 and SHA-1 can show that bytes are wrong but never that they are right. Go's checksums (`gosum`)
+vouch as sha256 does: `h1` of a module zip needs the whole file once more, `h1mod` of a go.mod file
+follows from its sha256.
 """
 
 from __future__ import annotations
@@ -11,15 +13,22 @@ import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from artifactproxy.errors import BrokenPromise
 from artifactproxy.model import Digest, Promise
+from artifactproxy.rules.gosum import hash_of_mod
+
+H1: Final = "h1"
+H1_MOD: Final = "h1mod"
 
 _HEX_LENGTH: Final = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
 _BY_LENGTH: Final = {length: name for name, length in _HEX_LENGTH.items()}
 _STRENGTH: Final = tuple(_HEX_LENGTH)
-_VOUCHING: Final = frozenset({"sha256", "sha384", "sha512"})
+_STREAMED: Final = frozenset({"sha256", "sha384", "sha512"})
+_VOUCHING: Final = _STREAMED | {H1, H1_MOD}
+_KNOWN: Final = _HEX_LENGTH.keys() | _VOUCHING
 _HEX: Final = re.compile(r"\A[0-9a-f]+\Z")
 _LABELLED: Final = re.compile(r"\A([a-z0-9]+)[:=]([0-9a-f]+)\Z")
 
@@ -77,21 +86,46 @@ class Hasher:
         return self._hashes["sha256"].hexdigest()
 
 
+def vouching(promise: Promise | None) -> bool:
+    """Whether complete bytes can be judged by this promise alone."""
+    return promise is not None and any(d.algorithm in _VOUCHING for d in promise.digests)
+
+
+def passing(promise: Promise | None) -> Promise | None:
+    """What is left of a promise where bytes pass by and cannot be read again."""
+    if promise is None or promise.digest(H1) is None:
+        return promise
+    return replace(promise, digests=tuple(d for d in promise.digests if d.algorithm != H1))
+
+
 def algorithms(promise: Promise | None) -> frozenset[str]:
-    """What must be computed to judge a promise. Weak checksums only where there is nothing better:
-    beside a strong one they add cost and no certainty."""
-    promised = {d.algorithm for d in promise.digests} & _HEX_LENGTH.keys() if promise else set()
-    return frozenset(promised & _VOUCHING or promised)
+    """What must be computed while bytes pass to judge a promise. Weak checksums only where there is
+    nothing better: beside a strong one they add cost and no certainty."""
+    return _needed(promise) & _HEX_LENGTH.keys()
+
+
+def _needed(promise: Promise | None) -> frozenset[str]:
+    promised = {d.algorithm for d in promise.digests} & _KNOWN if promise else set()
+    strong = promised & _VOUCHING
+    return frozenset(strong - {H1} or strong or promised)
 
 
 def missing(promise: Promise | None, digests: Sequence[Digest]) -> frozenset[str]:
-    """Algorithms still to be computed over the bytes before `check` can judge a promise that
-    became known only after hashing had begun."""
-    needed = algorithms(promise)
-    computed = {d.algorithm for d in digests}
+    """Algorithms still to be computed over the bytes before `check` can judge a promise: those that
+    need the whole, and all that became known only after hashing had begun."""
+    needed = _needed(promise)
+    computed = _computed(digests).keys()
     if needed & _VOUCHING & computed:
         return frozenset()
     return needed - computed
+
+
+def _computed(digests: Sequence[Digest]) -> dict[str, str]:
+    """Hex by algorithm, with what follows from the sha256."""
+    computed = {d.algorithm: d.hex for d in digests}
+    if "sha256" in computed:
+        computed.setdefault(H1_MOD, hash_of_mod(computed["sha256"]))
+    return computed
 
 
 def check(promise: Promise | None, *, size: int, digests: Sequence[Digest]) -> str:
@@ -107,7 +141,7 @@ def check(promise: Promise | None, *, size: int, digests: Sequence[Digest]) -> s
         raise BrokenPromise(f"upstream sent {size} bytes where {promise.size} were promised", code="size")
     if missing(promise, digests):
         raise ValueError(f"not computed: {sorted(missing(promise, digests))}")
-    computed = {d.algorithm: d.hex for d in digests}
+    computed = _computed(digests)
     vouched = False
     for promised in promise.digests:
         found = computed.get(promised.algorithm)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from artifactproxy.errors import OfflineMiss, TooLarge, UpstreamBroken, UpstreamBusy, UpstreamFault
+from artifactproxy.limits import Policy
 from artifactproxy.model import (
     Absent,
     Admission,
@@ -22,7 +23,6 @@ from artifactproxy.model import (
     Found,
     Keep,
     Kind,
-    Policy,
     Refresh,
     Refuse,
     Reject,
@@ -212,6 +212,8 @@ def _must_revalidate(entry: CacheEntry) -> bool:
 
 
 def _negative_ttl(route: Route, policy: Policy) -> float:
+    if route.negative_ttl == 0:
+        return 0.0  # absence of this is a passing state, whatever is set for the rest
     if policy.negative_ttl is not None:
         return policy.negative_ttl
     return DEFAULT_NEGATIVE_TTL if route.negative_ttl is None else route.negative_ttl

@@ -64,9 +64,19 @@ _LOOK_ALIKES: Final = frozenset(
 def split_target(raw: str) -> tuple[str, str, str]:
     """Judge a whole request target and split it into (repository, path, query).
 
+    The repository is decoded, "" for `/`; path and query are as the client spelled them, without
+    the leading `/` and `?`. Raises `BadPath`.
+    """
+    whole, query = judge_target(raw)
+    return *split_repository(whole), query
+
+
+def judge_target(raw: str) -> tuple[str, str]:
+    """Path and query of a request target, judged and as the client spelled them, without the
+    leading `/` and `?`.
+
     Origin form and absolute form (RFC 9112 3.2.1, 3.2.2; the authority is not looked at here);
-    `*` and authority form are refused. The repository is decoded, "" for `/`; path and query are
-    as the client spelled them, without the leading `/` and `?`. Raises `BadPath`.
+    `*` and authority form are refused. Raises `BadPath`.
     """
     if len(raw) > MAX_TARGET_BYTES:
         raise BadPath(f"the request target is longer than {MAX_TARGET_BYTES} bytes")
@@ -80,13 +90,18 @@ def split_target(raw: str) -> tuple[str, str, str]:
     judge_path(before[1:])
     if mark:
         judge_query(query)
-    first, _, path = before[1:].partition("/")
+    return before[1:], query
+
+
+def split_repository(path: str) -> tuple[str, str]:
+    """The decoded first segment of a judged path, and the rest. Raises `BadPath`."""
+    first, _, rest = path.partition("/")
     if ";" in first or "%" in first:
         repo = decode_segment(first)
         if ";" in repo or "/" in repo:
             raise BadPath("a repository name has no parameters and no slash")
-        return repo, path, query
-    return first, path, query
+        return repo, rest
+    return first, rest
 
 
 def judge_path(path: str) -> None:

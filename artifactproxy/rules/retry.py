@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from artifactproxy.model import RemoteLimits
+from artifactproxy.limits import RemoteLimits
 
 _LONGEST: Final = 60.0
 _DOUBLINGS: Final = 32  # beyond these both waits have met their limit long ago

@@ -82,6 +82,13 @@ class FsStore:
             raise store_fault(error, "ask for free space") from error
         return disk.f_frsize * disk.f_blocks, disk.f_frsize * disk.f_bavail
 
+    def pinned(self) -> bool:
+        """Whether a backup is copying blobs, which must all stay until it ends."""
+        try:
+            return self._medium.pinned()
+        except OSError as error:
+            raise store_fault(error, "look for a backup under way") from error
+
     # --- writing ----------------------------------------------------------------------------
 
     async def put(self, ref: BlobRef, path: Path) -> None:

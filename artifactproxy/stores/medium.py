@@ -44,6 +44,20 @@ class Commit:
     abandoned = False
 
 
+@contextmanager
+def pin(root: Path) -> Iterator[None]:
+    """While this is open no collector deletes blobs of `root`: a shared flock on its `blobs/`.
+
+    It ends with the process that holds it, whatever happens to that. Raises OSError.
+    """
+    folder = os.open(root / "blobs", _FOLDER)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
+
+
 class Medium:
     def __init__(self, root: Path, *, fsync: bool, clock: Clock) -> None:
         self.root = root
@@ -224,6 +238,17 @@ class Medium:
                         age = max(0.0, now - about.st_mtime)
                         found.append((BlobRef(entry.name, about.st_size), age))
         return found
+
+    def pinned(self) -> bool:
+        """Whether somebody holds `pin` on these blobs."""
+        folder = os.open(self.root / "blobs", _FOLDER)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(folder)
+        return False
 
     # --- syncing ----------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ from yarl import URL
 
 from artifactproxy import __version__
 from artifactproxy.errors import Fault, UpstreamBlocked, UpstreamBroken, UpstreamFault, UpstreamUnreachable
-from artifactproxy.model import Header, RemoteLimits, UpstreamHead
+from artifactproxy.limits import RemoteLimits
+from artifactproxy.model import Header, UpstreamHead
 from artifactproxy.ports import Clock, Observer, UpstreamRequest
 from artifactproxy.rules.http import parse_retry_after
 from artifactproxy.upstream import faults
@@ -181,7 +182,7 @@ class UpstreamClient:
         except UpstreamFault:
             self._count_failure(gate)
             raise
-        self._count_status(gate, head)
+        self._count_status(gate, head, request.method)
         return head, response
 
     async def _exchange(
@@ -220,7 +221,7 @@ class UpstreamClient:
             wait = gate.state(_now()).retry_after
             self._observer.warning("upstream_breaker_open", origin=gate.origin, seconds=wait)
 
-    def _count_status(self, gate: Gate, head: UpstreamHead) -> None:
+    def _count_status(self, gate: Gate, head: UpstreamHead, method: str) -> None:
         asked = head.headers.get("retry-after", "")
         if head.status == 429 or (head.status == 503 and asked):
             wait = parse_retry_after(asked, self._clock())
@@ -228,7 +229,9 @@ class UpstreamClient:
             if self._observer is not None:
                 self._observer.warning("upstream_gate", origin=gate.origin, seconds=seconds)
         elif head.status >= 500:
-            self._count_failure(gate)
+            # A service beside the files (an audit) may be broken for days; the files are not.
+            if method in ("GET", "HEAD"):
+                self._count_failure(gate)
         else:
             gate.succeeded()
 

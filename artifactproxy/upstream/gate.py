@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from artifactproxy.errors import Busy, UpstreamBusy, UpstreamUnreachable
-from artifactproxy.model import RemoteLimits
+from artifactproxy.limits import RemoteLimits
 from artifactproxy.rules.retry import Breaker
 
 _PROBE_WAIT = 1.0  # seconds to wait while another request probes

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import aiohttp
 
 from artifactproxy.errors import TooLarge, UpstreamBroken, UpstreamFault, UpstreamSlow
-from artifactproxy.model import RemoteLimits, UpstreamHead
+from artifactproxy.limits import RemoteLimits
+from artifactproxy.model import UpstreamHead
 from artifactproxy.upstream import faults
 
 _BODILESS = frozenset((204, 304))

@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from numbers import Real
+from urllib.parse import parse_qs
 
 from artifactproxy.engine.answer import Answer, Bytes
 from artifactproxy.errors import NotServed
 from artifactproxy.ports import Outcome
+from artifactproxy.rules.addresses import address_of
 from artifactproxy.web import setup
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.contract import EngineLike, WebObserver
@@ -46,8 +48,9 @@ class Pages:
 
     async def answer(self, entry: Entry) -> Answer:
         """Raises `NotServed` for a reserved name without a page."""
-        page = self._pages.get(entry.repo)
-        if page is None or (entry.path and entry.repo != "setup"):
+        name, path, *_ = entry.address
+        page = self._pages.get(name)
+        if page is None or (path and name != "setup"):
             raise NotServed("there is no such page")
         return await page(entry)
 
@@ -88,10 +91,12 @@ class Pages:
 
     async def _setup(self, entry: Entry) -> Answer:
         mounts, root = self._engine.mounts(), entry.visit.root
-        client = entry.path.rstrip("/")
-        return text_answer(
-            setup.client_text(mounts, client, root) if client else setup.list_clients(mounts, root)
-        )
+        client = entry.address.path.rstrip("/")
+        if not client:
+            return text_answer(setup.list_clients(mounts, root))
+        chosen = parse_qs(entry.address.query).get("repo", [""])[-1]
+        only = address_of(f"/{chosen}") if chosen else None
+        return text_answer(setup.client_text(mounts, client, root, only))
 
     async def _robots(self, entry: Entry) -> Answer:
         del entry

@@ -14,19 +14,22 @@ import socket
 import ssl as tls
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import BadRequest, Fault, MethodRefused
-from artifactproxy.model import Ask, Limits
+from artifactproxy.limits import Limits
+from artifactproxy.model import Ask
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.paths import RESERVED
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
+from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import ClientGone, Connection, Listener, parser_name
 from artifactproxy.web.contract import EngineLike, WebObserver
 from artifactproxy.web.control import Control
@@ -34,9 +37,13 @@ from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import error_answer, plain_page
 from artifactproxy.web.head import SERVER
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
+from artifactproxy.web.setup import judge_format
 
+READING = frozenset({"GET", "HEAD"})
+RELAYING = READING | {"POST"}  # all that any provider may be asked about
 BACKLOG = 1024
 SOCKET_NAME_MAX = 107  # bytes of sun_path on Linux, without the closing NUL
+MOMENT = 0.1
 _POLL = 0.02
 
 _Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
@@ -64,6 +71,7 @@ class WebServer:
         self._limits = limits
         self._ssl = ssl
         self._door = Door(limits, access, via)
+        self._bodies = Bodies(limits)
         self._control = Control(engine, access)
         self._closing = False
         prefix = secrets.token_hex(4)
@@ -77,12 +85,18 @@ class WebServer:
     async def start(self, host: str, port: int, *, sock: socket.socket | None = None) -> tuple[str, int]:
         """Listen, on `sock` if one was inherited; returns the bound address. Raises OSError."""
         loop = asyncio.get_running_loop()
-        place = {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_address": True}
+        place: dict[str, Any] = (
+            {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_address": True}
+        )
+        if self._ssl is not None:
+            # A handshake is what comes before a request's head, and as patiently waited for.
+            place |= {
+                "ssl": self._ssl,
+                "ssl_handshake_timeout": self._limits.keepalive,
+                "ssl_shutdown_timeout": self._limits.lingering or MOMENT,
+            }
         server = await loop.create_server(
-            cast("Callable[[], asyncio.Protocol]", self._repositories),
-            backlog=BACKLOG,
-            ssl=self._ssl,
-            **place,
+            cast("Callable[[], asyncio.Protocol]", self._repositories), backlog=BACKLOG, **place
         )
         self._servers.append(server)
         bound = server.sockets[0].getsockname()
@@ -168,6 +182,8 @@ class WebServer:
                 exchange.abandon()
             raise
         finally:
+            if exchange.ask.body:
+                self._bodies.give_back(len(exchange.ask.body))
             exchange.finish()
 
     def _new_exchange(self, request: web.BaseRequest) -> Exchange:
@@ -178,30 +194,46 @@ class WebServer:
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         entry = self._door.judge(request, exchange.connection)
-        exchange.ask = ask = self._ask(entry, exchange)
+        address, method = entry.address, exchange.line.method
+        exchange.ask = self._ask(entry, exchange)
         if "x-request-id" in entry.headers:
             exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
-        if request.can_read_body and not await self._door.drain(request, entry.headers):
+        if address.format:
+            judge_format(address, self._engine.mounts())
+        if method not in READING:
+            self._judge_method(method, address.repo)
+            body = await self._bodies.take(request, entry.headers, exchange.go_on)
+            exchange.ask = replace(exchange.ask, body=body)
+        elif request.can_read_body and not await drained(request, entry.headers, self._limits.lingering):
             exchange.keep = False
-        if not entry.repo or entry.repo in RESERVED:
-            exchange.quiet = entry.repo in QUIET
+        if not address.repo or address.repo in RESERVED:
+            exchange.quiet = address.repo in QUIET
             return await self._pages.answer(entry)
-        answer = await self._engine.handle(ask)
+        answer = await self._engine.handle(exchange.ask)
         if "x-request-id" in entry.headers:
             answer.outcome.extra["client_request_id"] = exchange.outcome.extra["client_request_id"]
         exchange.outcome = answer.outcome
         return answer
 
+    def _judge_method(self, method: str, repo: str) -> None:
+        """Anything but reading is for repositories whose provider relays it."""
+        mount = self._engine.mounts().get(repo)
+        methods = mount.provider.methods & RELAYING if mount else READING
+        if method not in methods:
+            what = "this repository can only be read" if mount else "this method is not answered here"
+            raise MethodRefused(what, allow=", ".join(sorted(methods)))
+
     def _ask(self, entry: Entry, exchange: Exchange) -> Ask:
+        (repo, path, query, prefix, _), visit = entry.address, entry.visit
         return Ask(
-            repo=entry.repo,
-            path=entry.path,
+            repo=repo,
+            path=path,
             method=exchange.line.method,
-            query=entry.query,
+            query=query,
             headers=entry.headers,
-            base=f"{entry.visit.root}/{entry.repo}",
+            base=f"{visit.root}{prefix}/{repo}",
             request_id=exchange.line.request_id,
-            caller=entry.visit.caller,
+            caller=visit.caller,
         )
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:

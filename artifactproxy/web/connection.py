@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import http_parser, web
 
 from artifactproxy.errors import ConfigError
-from artifactproxy.model import Limits
+from artifactproxy.limits import Limits
 
 _OLDEST = (3, 14, 5)
 _LINGER_NONE = struct.pack("ii", 1, 0)

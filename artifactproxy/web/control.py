@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
@@ -17,7 +17,7 @@ from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import BadRequest, Fault, MethodRefused, NotServed
 from artifactproxy.model import Ask
 from artifactproxy.providers._base import Page
-from artifactproxy.rules.paths import split_target
+from artifactproxy.rules.addresses import written
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import json_answer
 from artifactproxy.web.contract import EngineLike
@@ -49,7 +49,7 @@ class Control:
         if command is None:
             raise NotServed("no such command")
         if request.method != method:
-            raise MethodRefused(f"use {method}")
+            raise MethodRefused(f"use {method}", allow=method)
         arguments = await _json_body(request) if method == "POST" else _query(query)
         return json_answer(await command(arguments))
 
@@ -82,19 +82,10 @@ class Control:
             raise BadRequest("run is true or false")
         return await self._engine.gc(run=run)
 
-    def _ask_of(self, address: str) -> Ask:
+    def _ask_of(self, text: str) -> Ask:
         """An address as a client writes it: a URL of ours, or the path of one."""
-        public = self._access.public_url
-        root = public or "http://localhost"
-        if public and (address + "/").startswith(public + "/"):
-            address = address[len(public) :]
-        elif "://" in address:
-            parts = urlsplit(address)
-            root = f"{parts.scheme}://{parts.netloc}"
-        elif not address.startswith("/"):
-            address = f"/{address}"
-        repo, path, query = split_target(address or "/")
-        return Ask(repo, path, query=query, base=f"{root}/{repo}", caller="control")
+        root, address = written(text, self._access.public_url)
+        return Ask(address.repo, address.path, query=address.query, base=address.base(root), caller="control")
 
 
 async def _json_body(request: web.BaseRequest) -> dict[str, Any]:

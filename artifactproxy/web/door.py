@@ -6,22 +6,19 @@ foreign absolute targets) is refused here too.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from artifactproxy.errors import BadRequest, Busy, Fault, LoopDetected, MethodRefused, Misdirected
-from artifactproxy.model import Limits
-from artifactproxy.rules.paths import split_target
+from artifactproxy.errors import BadRequest, Busy, Fault, LoopDetected, Misdirected
+from artifactproxy.limits import Limits
+from artifactproxy.rules.addresses import Address, address_of
 from artifactproxy.web.access import AccessRules, Visit
 from artifactproxy.web.connection import Connection
 from artifactproxy.web.respond import VersionRefused
 
-METHODS = frozenset({"GET", "HEAD"})
-DRAINED_BYTES = 64 * 1024
 _REMEMBERED = 512  # targets up to this length; they are judged once
 
 # Probes reach an instance by whatever address their platform gave it.
@@ -37,11 +34,9 @@ class ExpectationFailed(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that may come in. `repo` is the first segment of its path."""
+    """A request that may come in; whether its method may is a question for whom it is for."""
 
-    repo: str
-    path: str
-    query: str
+    address: Address
     headers: dict[str, str]
     visit: Visit
 
@@ -60,42 +55,17 @@ class Door:
             raise Busy("all connections are taken", code="connections")
         if request.version[0] != 1 or request.version[1] > 1:
             raise VersionRefused("only HTTP/1.0 and HTTP/1.1 are spoken here")
-        if request.method not in METHODS:
-            raise MethodRefused("only GET and HEAD are answered here")
         raw = request.raw_path
-        repo, path, query = _split_known(raw) if len(raw) <= _REMEMBERED else split_target(raw)
+        address = _address_known(raw) if len(raw) <= _REMEMBERED else address_of(raw)
         headers = self._fields(request)
         visit = self._visit(request, connection, headers)
-        if repo not in _ANY_HOST:
+        if address.repo not in _ANY_HOST:
             self._access.judge(visit)
         if "via" in headers and self._own_via in _received_by(headers["via"]):
             raise LoopDetected("this request has been here before")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise ExpectationFailed("only 100-continue can be expected")
-        return Entry(repo, path, query, headers, visit)
-
-    async def drain(self, request: web.BaseRequest, headers: dict[str, str]) -> bool:
-        """Take in the body that a GET should not have; False if this connection must end instead.
-
-        A client that waits for `100 Continue` is not told to go on: nobody wants its body.
-        Raises `BadRequest` for a body with broken framing.
-        """
-        if not request.can_read_body:
-            return True
-        if "expect" in headers or (request.content_length or 0) > DRAINED_BYTES:
-            return False
-        taken = 0
-        try:
-            async with asyncio.timeout(self._limits.lingering):
-                while piece := await request.content.readany():
-                    taken += len(piece)
-                    if taken > DRAINED_BYTES:
-                        return False
-        except TimeoutError:
-            return False
-        except web.RequestPayloadError as error:
-            raise BadRequest("the framing of the request body is broken") from error
-        return True
+        return Entry(address, headers, visit)
 
     def _fields(self, request: web.BaseRequest) -> dict[str, str]:
         """Header fields by lower-case name, repeated ones joined (RFC 9110 section 5.3)."""
@@ -136,5 +106,5 @@ def _own_address(request: web.BaseRequest) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _split_known(raw: str) -> tuple[str, str, str]:
-    return split_target(raw)
+def _address_known(raw: str) -> Address:
+    return address_of(raw)

@@ -11,10 +11,8 @@ from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.http import safe_header
 
-ALLOWED = "GET, HEAD"
 
-
-def error_answer(fault: Fault, page: Page, outcome: Outcome, *, allow: str = ALLOWED) -> Answer:
+def error_answer(fault: Fault, page: Page, outcome: Outcome) -> Answer:
     """`outcome` is filled in with what the log should know, the private cause included."""
     headers: list[Header] = [
         ("Content-Type", page.media_type),
@@ -26,7 +24,7 @@ def error_answer(fault: Fault, page: Page, outcome: Outcome, *, allow: str = ALL
     if isinstance(fault, BadRange):
         headers.append(("Content-Range", f"bytes */{fault.size}"))
     if isinstance(fault, MethodRefused):
-        headers.append(("Allow", allow))
+        headers.append(("Allow", fault.allow))
     outcome.result = "absent" if isinstance(fault, UpstreamAbsent) else "error"
     outcome.error = fault.code
     outcome.reason = outcome.reason or fault.detail

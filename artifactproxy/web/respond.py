@@ -139,6 +139,12 @@ class Exchange:
             event, request_id=self.line.request_id, error=repr(error), traceback=text[-8000:]
         )
 
+    def go_on(self) -> None:
+        """The interim answer to `Expect: 100-continue`, which HTTP/1.0 does not know."""
+        transport = self.connection.transport
+        if not self.line.old and transport is not None and not transport.is_closing():
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def send_at_once(self, answer: Answer) -> None:
         """Write an answer in memory where nothing can be awaited. Raises `ClientGone`."""
         body = answer.body.body if isinstance(answer.body, Bytes) else b""

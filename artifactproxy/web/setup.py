@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import NotServed
 from artifactproxy.providers._base import ClientSetup
+from artifactproxy.rules.addresses import Address
 from artifactproxy.web.access import loopback
 
 
@@ -17,15 +18,30 @@ def list_clients(mounts: Mapping[str, Mount], root: str) -> str:
     return "\n".join(lines or ["No repository has clients to set up."]) + "\n"
 
 
-def client_text(mounts: Mapping[str, Mount], client: str, root: str) -> str:
-    """The configuration of one client for each repository it can use.
+def client_text(mounts: Mapping[str, Mount], client: str, root: str, only: Address | None = None) -> str:
+    """The configuration of one client for each repository it can use, or for `only` one, by the
+    kind of address that names it.
 
     Raises `NotServed` with the names that exist.
     """
     known = _by_client(mounts)
     if client not in known:
         raise NotServed(f"no setup for that client; there is {', '.join(sorted(known)) or 'none'}")
-    return "\n".join(render(setup, f"{root}/{name}") for name, setup in known[client])
+    if only is None:
+        return "\n".join(render(setup, f"{root}/{name}") for name, setup in known[client])
+    judge_format(only, mounts)
+    texts = [render(setup, only.base(root)) for name, setup in known[client] if name == only.repo]
+    if not texts:
+        names = ", ".join(dict.fromkeys(name for name, _ in known[client]))
+        raise NotServed(f"that repository is not for {client}; there is {names}")
+    return "\n".join(texts)
+
+
+def judge_format(address: Address, mounts: Mapping[str, Mount]) -> None:
+    """Raises `NotServed` for an alias that tells another package format than the repository's."""
+    mount = mounts.get(address.repo)
+    if address.format and mount is not None and mount.provider.name != address.format:
+        raise NotServed(f"the repository {address.repo} has {mount.provider.name} packages, not these")
 
 
 def render(setup: ClientSetup, base: str) -> str:

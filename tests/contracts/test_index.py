@@ -168,6 +168,34 @@ async def test_i5_other_algorithms_are_defended_by_the_promise_that_was_kept(ind
     assert (await index.find(KEY)).promise == old
 
 
+async def test_i5_what_documents_say_is_merged(index: Any) -> None:
+    summed = Promise(KEY, (Digest("h1", A),), taught_by="lookup")
+    dated = Promise(KEY, taught_by="info", released=NOW, released_from="Time", purl="pkg:x/y@1")
+    both = replace(summed, released=NOW, released_from="Time", purl="pkg:x/y@1")
+    for order in ([summed, dated], [dated, summed], [dated, summed, dated, summed]):
+        await index.unlearn("tools")
+        for one in order:
+            assert await index.learn([one]) == []
+        assert (await index.find(KEY)).promise == both
+
+
+async def test_i5_a_date_is_learnt_of_what_is_stored(index: Any) -> None:
+    await index.learn([promise(A)])
+    await index.record(entry(sha256=A))
+    dated = Promise(KEY, taught_by="info", released=NOW, released_from="Time")
+    assert await index.learn([dated]) == []
+    assert (await index.find(KEY)).promise == promise(A, released=NOW, released_from="Time")
+
+
+async def test_i5_checksums_of_go_modules_are_kept_and_defended(index: Any) -> None:
+    old = Promise(KEY, (Digest("h1", A),))
+    await index.learn([old, Promise(PAGE, (Digest("h1mod", B),))])
+    assert (await index.find(PAGE)).promise.digests == (Digest("h1mod", B),)
+    await index.record(entry(sha256="d" * 64))
+    assert await index.learn([replace(old, digests=(Digest("h1", B),))]) != []
+    assert (await index.find(KEY)).promise == old
+
+
 async def test_i5_indexes_and_absences_may_change(index: Any) -> None:
     await index.record(entry(PAGE, A, Kind.INDEX))
     await index.record(entry(sha256=None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,4 +252,29 @@ async def test_purge_path_package_and_repository(tmp_path: Path, chaos: Chaos) -
         assert await fetch() == ["cache", "remote", "cache"]
         await proxy.engine.purge("pypi")
         assert await fetch() == ["remote", "remote", "cache"]
+        await proxy.check()
+
+
+async def test_a_rendered_index_that_does_not_fit(small_disk: Path, chaos: Chaos) -> None:
+    """The whole does not fit beside its source; compressed it does. Nothing half-written stays."""
+    files = [
+        {
+            "filename": f"pkg-1.{n}.zip",
+            "url": chaos.url(f"/pkg-1.{n}.zip"),
+            "hashes": {},
+            "yanked": "x" * 2000,
+        }
+        for n in range(2200)
+    ]
+    page = {"meta": {"api-version": "1.0"}, "name": "pkg", "files": files}
+    simple = "application/vnd.pypi.simple.v1+json"
+    chaos.script("/simple/pkg/", status(200, json.dumps(page).encode(), Content_Type=simple))
+    async with proxied(small_disk, chaos.origin, top=NO_FLOOR) as proxy:
+        for _ in range(2):
+            got = await proxy.get("/pypi/simple/pkg/", Accept=simple)
+            assert (got.status, got.error) == (503, "store_full")
+            await proxy.settled()
+            assert proxy.temp_files() == []
+        coded = await proxy.get("/pypi/simple/pkg/", Accept=simple, Accept_Encoding="gzip")
+        assert len(json.loads(gzip.decompress(coded.body or b""))["files"]) == 2200
         await proxy.check()

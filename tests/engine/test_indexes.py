@@ -143,7 +143,7 @@ async def test_a_page_in_html_and_json_from_one_body(proxy: Proxy, chaos: Chaos)
     assert f"#sha256={body.sha256}".encode() in (html.body or b"")
     page = await proxy.get("/pypi/simple/pkg/", Accept=SIMPLE)
     assert page.headers["Content-Type"] == SIMPLE
-    assert page.headers["Vary"] == "Accept"
+    assert page.headers["Vary"] == "Accept, Accept-Encoding"
     assert page.headers["ETag"] != html.headers["ETag"]
     [file] = json.loads(page.body or b"")["files"]
     assert file["url"] == f"../../packages/127.0.0.1:{chaos.port}/pkg-1.0.tar.gz"

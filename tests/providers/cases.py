@@ -1,6 +1,7 @@
 """The vocabulary of the tables in `tables/`: one module per provider, named like it.
 
-A table defines `SITE`, `CASES`, and where documents are read `SAMPLES` and `links`.
+A table defines `SITE`, `CASES`, and where documents are read `SAMPLES` and `links`; `ALSO_ALLOWED`
+are origins that its provider may go to without their being listed in `SITE`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactproxy.errors import TooLarge, UpstreamBroken, UpstreamBusy, UpstreamFault
+from artifactproxy.limits import Policy
 from artifactproxy.model import (
     Absent,
     Admission,
@@ -19,7 +20,6 @@ from artifactproxy.model import (
     Digest,
     Keep,
     Kind,
-    Policy,
     Promise,
     Refresh,
     Reject,
@@ -106,6 +106,11 @@ ACCEPTED: list[tuple[str, Admission, Admission]] = [
     ("404 where something is held", judge(INDEX, head(404), held=HELD), Absent(404, 60.0)),
     ("404, the route's time", judge(replace(INDEX, negative_ttl=5.0), head(404)), Absent(404, 5.0)),
     ("404 not remembered", judge(replace(INDEX, negative_ttl=0.0), head(404)), Absent(404, 0.0)),
+    (
+        "404 not remembered, whatever is set",
+        judge(replace(INDEX, negative_ttl=0.0), head(404), replace(POLICY, negative_ttl=9.0)),
+        Absent(404, 0.0),
+    ),
     (
         "404, the administrator's time",
         judge(replace(INDEX, negative_ttl=5.0), head(404), replace(POLICY, negative_ttl=9.0)),

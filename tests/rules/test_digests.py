@@ -18,8 +18,11 @@ from artifactproxy.rules.digests import (
     entity_tag,
     missing,
     parse_digest,
+    passing,
     repr_digest,
+    vouching,
 )
+from artifactproxy.rules.gosum import hash_of_mod
 
 BODY = b"the body"
 NAMES = ["md5", "sha1", "sha224", "sha256", "sha384", "sha512"]
@@ -187,3 +190,48 @@ def test_headers_made_of_digests() -> None:
     assert tag.startswith('"')
     assert tag.endswith('"')
     assert tag[1:-1].isalnum()
+
+
+# --- checksums of Go modules ----------------------------------------------------------------
+
+H1, H1_MOD = Digest("h1", "1" * 64), Digest("h1mod", hash_of_mod(of("sha256").hex))
+
+
+def test_h1_cannot_be_computed_while_bytes_pass() -> None:
+    assert algorithms(promise(H1)) == frozenset()
+    assert missing(promise(H1), [of("sha256")]) == {"h1"}
+    with pytest.raises(ValueError, match="h1"):
+        check(promise(H1), size=8, digests=[of("sha256")])
+
+
+def test_h1_vouches_like_sha256() -> None:
+    assert vouching(promise(H1))
+    assert check(promise(H1), size=8, digests=[of("sha256"), H1]) == "digest"
+    with pytest.raises(BrokenPromise, match="h1"):
+        check(promise(H1), size=8, digests=[of("sha256"), Digest("h1", "2" * 64)])
+    assert algorithms(promise(H1, of("md5"))) == frozenset()
+    assert missing(promise(H1, of("md5")), [of("sha256")]) == {"h1"}
+
+
+def test_beside_a_sha256_the_zip_is_not_read_again() -> None:
+    assert algorithms(promise(H1, of("sha256"))) == {"sha256"}
+    assert missing(promise(H1, of("sha256")), [of("sha256")]) == frozenset()
+    assert check(promise(H1, of("sha256")), size=8, digests=[of("sha256")]) == "digest"
+
+
+def test_the_sum_of_a_go_mod_follows_from_its_sha256() -> None:
+    assert vouching(promise(H1_MOD))
+    assert missing(promise(H1_MOD), [of("sha256")]) == frozenset()
+    assert check(promise(H1_MOD), size=8, digests=[of("sha256")]) == "digest"
+    with pytest.raises(BrokenPromise, match="h1mod"):
+        check(promise(H1_MOD), size=8, digests=[of("sha256", b"another")])
+
+
+def test_what_is_left_of_a_promise_for_bytes_that_pass_by() -> None:
+    assert passing(None) is None
+    assert passing(promise(H1_MOD, of("md5"))) == promise(H1_MOD, of("md5"))
+    assert passing(promise(H1, size=8)) == promise(size=8)
+    assert check(passing(promise(H1, size=8)), size=8, digests=[of("sha256")]) == "framing"
+    assert not vouching(passing(promise(H1)))
+    assert not vouching(promise(of("md5"), of("sha1")))
+    assert not vouching(None)

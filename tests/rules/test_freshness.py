@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactproxy.errors import OfflineMiss
+from artifactproxy.limits import Policy
 from artifactproxy.model import (
     Ask,
     BlobRef,
@@ -17,7 +18,6 @@ from artifactproxy.model import (
     Fetch,
     Found,
     Kind,
-    Policy,
     Promise,
     Refuse,
     Relay,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactproxy.model import RemoteLimits
+from artifactproxy.limits import RemoteLimits
 from artifactproxy.rules.retry import Breaker, backoff
 
 LIMITS = RemoteLimits(breaker_failures=3, breaker_open=10.0, breaker_max=60.0)

@@ -281,3 +281,14 @@ async def test_named_hosts_do_not_pile_up(chaos, monkeypatch):
         up._gates._gates |= {f"http://h{n}.example:80": up._gates._gates[chaos.origin] for n in range(10_000)}
         await refusal(up, f"http://localhost:{chaos.port}/a", UpstreamBroken, "no_answer")
         assert len(up.states()) <= 2
+
+
+async def test_a_broken_service_beside_the_files_does_not_open_the_breaker(chaos):
+    chaos.script("/audit", does.status(500))
+    chaos.script("/file", does.ok())
+    async with client(chaos.origin, changed=QUICK | {"breaker_open": 9.0}) as up:
+        for _ in range(QUICK["breaker_failures"] + 1):
+            head, _ = await fetch(up, chaos.url("/audit"), method="POST", body=b"{}")
+            assert head.status == 500
+        head, _ = await fetch(up, chaos.url("/file"))
+        assert head.status == 200

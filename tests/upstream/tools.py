@@ -11,7 +11,8 @@ from ipaddress import ip_network
 import pytest
 
 from artifactproxy.errors import Fault
-from artifactproxy.model import RemoteLimits, UpstreamHead
+from artifactproxy.limits import RemoteLimits
+from artifactproxy.model import UpstreamHead
 from artifactproxy.ports import UpstreamRequest
 from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
 

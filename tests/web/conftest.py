@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from artifactproxy.model import Limits
+from artifactproxy.limits import Limits
 from artifactproxy.web.access import AccessRules
 
 from .scripted import Rig
@@ -32,8 +32,8 @@ async def rigs() -> AsyncIterator[Callable[..., Any]]:
     before = _open_files()
     started: list[Rig] = []
 
-    async def start(access: AccessRules | None = None, **limits: Any) -> Rig:
-        rig = await Rig(Limits(**{"lingering": 0.3, **limits}), access or AccessRules()).start()
+    async def start(access: AccessRules | None = None, *, ssl: Any = None, **limits: Any) -> Rig:
+        rig = await Rig(Limits(**{"lingering": 0.3, **limits}), access or AccessRules(), ssl).start()
         started.append(rig)
         return rig
 

@@ -15,7 +15,8 @@ from typing import Any
 from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import Fault, NotServed
-from artifactproxy.model import Ask, Limits, Route, Span
+from artifactproxy.limits import Limits
+from artifactproxy.model import Ask, Route, Span
 from artifactproxy.ports import LocalFile, Outcome
 from artifactproxy.providers._base import ClientSetup, Page, Provider, Site
 from artifactproxy.web.access import AccessRules
@@ -39,6 +40,14 @@ class Paper(Provider):
         raise NotImplementedError
 
 
+class Scissors(Paper):
+    """A provider that relays posts."""
+
+    name = "scissors"
+    methods = frozenset({"GET", "HEAD", "POST"})
+    clients = ()
+
+
 class Engine:
     """`answers` maps `repo/path` to a script; what is asked is kept in `asked`."""
 
@@ -54,7 +63,11 @@ class Engine:
         )
 
     def mounts(self) -> dict[str, Mount]:
-        return {name: Mount(name, Paper(Site(name, ()))) for name in ("paper", "other")}
+        return {
+            "paper": Mount("paper", Paper(Site("paper", ()))),
+            "other": Mount("other", Paper(Site("other", ()))),
+            "post": Mount("post", Scissors(Site("post", ()))),
+        }
 
     async def handle(self, ask: Ask) -> Answer:
         self.asked.append(ask)
@@ -191,12 +204,13 @@ class Rig:
     def __init__(self, limits: Limits, access: AccessRules, ssl: Any = None) -> None:
         self.engine = Engine()
         self.watch = Watch()
+        self.secure = ssl is not None
         self.server = WebServer(self.engine, self.watch, limits, access, ssl)
         self.address = ("", 0)
 
     @property
     def url(self) -> str:
-        return f"http://{self.address[0]}:{self.address[1]}"
+        return f"{'https' if self.secure else 'http'}://{self.address[0]}:{self.address[1]}"
 
     async def start(self) -> Rig:
         self.address = await self.server.start("127.0.0.1", 0)

@@ -14,7 +14,7 @@ import pytest
 
 from artifactproxy.engine.answer import Bytes, Chunks, Tail
 from artifactproxy.errors import ConfigError
-from artifactproxy.model import Limits
+from artifactproxy.limits import Limits
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.connection import parser_name, require_aiohttp
 

@@ -1,0 +1,91 @@
+"""Every bound and every default number, as frozen values; the configuration sets them.
+
+Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers of one remote that caching decisions depend on (seconds, bytes).
+
+    `ttl` and `negative_ttl` set by the administrator win over the provider's defaults (None: the
+    provider's). `stale_while_revalidate` bounds how long past freshness an index is still
+    answered at once while it is refreshed behind the request.
+    """
+
+    ttl: float | None = None
+    negative_ttl: float | None = None
+    stale_if_error: float = 7 * 86400.0
+    stale_while_revalidate: float = 60.0
+    min_revalidate: float = 10.0
+    offline: bool = False
+    accept_unframed: bool = False
+    max_artifact_bytes: int = 20 * 2**30
+    max_index_bytes: int = 2**30
+    private: bool = False  # upstream needs credentials: answers are `Cache-Control: private`
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLimits:
+    """Bounds on what one upstream may cost us (seconds, bytes, counts). There is no total time."""
+
+    lookup: float = 10.0  # of a name; a lost packet costs a resolver 5 s by itself
+    connect: float = 5.0
+    first_byte: float = 30.0  # absolute, from the request sent to the whole head received
+    idle: float = 30.0
+    min_rate: int = 1024  # bytes a second, averaged over `min_rate_window`
+    min_rate_window: float = 30.0
+    redirects: int = 5
+    retries: int = 2  # before the first byte
+    resumes: int = 3  # after it
+    retry_base: float = 0.2  # first back-off, doubled each time, full jitter
+    connections_per_host: int = 16
+    queue: int = 1000
+    queue_wait: float = 10.0
+    breaker_failures: int = 5
+    breaker_open: float = 10.0  # doubled up to breaker_max
+    breaker_max: float = 60.0
+    retry_after_max: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the whole process (seconds, bytes, counts)."""
+
+    request_line: int = 8190
+    header: int = 8190
+    headers: int = 100
+    head_total: int = 32 * 1024
+    request_body: int = 10 * 2**20  # of a relayed POST
+    keepalive: float = 20.0  # idle, and the deadline of a request head
+    send_stall: float = 60.0  # a client that takes no byte for this long is reset
+    lingering: float = 2.0
+    connections: int = 4096
+    upstream_connections: int = 128
+    hold_back: int = 64 * 1024
+    memory_body: int = 256 * 1024  # bodies up to this never have a temp file
+    orphans: int = 32
+    orphan_bytes: int = 2**30
+    cold_range_wait: float = 1.0
+    lease_wait: float = 5.0
+    inline_index: int = 64 * 1024  # 2 ms of the loop; larger ones are read in a helper process
+    decoded_ratio: int = 200
+    memo_bytes: int = 64 * 2**20
+    memo_file_bytes: int = 512 * 2**20
+    negative_keys: int = 10_000
+    error_memory: float = 5.0
+    drain_notice: float = 5.0  # readiness is false for this long before connections close
+    drain: float = 30.0
+    min_free_share: float = 0.10  # of the disk, where no data_limit is given
+    temp_bytes: int = 20 * 2**30
+    blob_grace: float = 5.0  # between doom and deletion
+    superseded_keep: float = 7 * 86400.0
+    ledger_keep: float = 90 * 86400.0
+    sweep_every: float = 60.0
+    flush_every: float = 2.0  # touches and the ledger
+    log_every: float = 0.1
+    log_bytes: int = 64 * 1024
