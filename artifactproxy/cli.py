@@ -14,37 +14,31 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from artifactproxy import __version__
+from artifactproxy.backup.commands import backup, restore
 from artifactproxy.errors import BadPath, ConfigError, Fault
+from artifactproxy.terminal import (
+    CLEAN,
+    FOUND,
+    UNREPAIRED,
+    USAGE,
+    Failure,
+    as_json_option,
+    common,
+    load,
+    os_sentence,
+    print_table,
+    show,
+)
 
 if TYPE_CHECKING:
     from artifactproxy.config import Config, Remote
     from artifactproxy.providers._base import ClientSetup
-
-F = TypeVar("F", bound=Callable[..., Any])
-CLEAN, FOUND, USAGE, UNREPAIRED = 0, 1, 2, 3
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
-
-def _common(command: F) -> F:
-    """The options of every command."""
-    command = click.option("--data", metavar="DIR", help="Data folder; overrides the configuration.")(command)
-    return click.option(
-        "--config", "config_file", metavar="FILE", envvar="ARTIFACTPROXY_CONFIG", help="Configuration file."
-    )(command)
-
-
-def _load(config_file: str | None, **flags: str | None) -> Config:
-    from artifactproxy.config import load
-
-    return load(Path(config_file) if config_file else None, env=os.environ, flags=flags)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,19 +47,23 @@ def cli() -> None:
     """A caching, verifying pull-through proxy between package clients and registries."""
 
 
+cli.add_command(backup)
+cli.add_command(restore)
+
+
 @cli.command()
-@_common
+@common
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 chooses one.")
 def serve(config_file: str | None, data: str | None, listen: str | None) -> int:
     """Run the proxy until it is told to stop."""
-    config = _load(config_file, data=data, listen=listen)
+    config = load(config_file, data=data, listen=listen)
     _warn(config)
     from artifactproxy import wiring
 
     try:
         return wiring.serve(config, announce=_announce)
     except OSError as error:
-        raise _Failure(_why_not_listening(error, config)) from error
+        raise Failure(_why_not_listening(error, config)) from error
 
 
 def _announce(line: str) -> None:
@@ -81,7 +79,7 @@ def _why_not_listening(error: OSError, config: Config) -> str:
         return f"{where} is not an address of this machine; try --listen 127.0.0.1:{config.listen.port}"
     if error.errno == errno.EACCES and error.filename is None:
         return f"{where} may only be opened by root; try a port above 1023"
-    return _os_sentence(error)
+    return os_sentence(error)
 
 
 def _warn(config: Config) -> None:
@@ -103,27 +101,27 @@ def _is_loopback(host: str) -> bool:
 
 
 @cli.command()
-@_common
-@_as_json
+@common
+@as_json_option
 def check(config_file: str | None, data: str | None, *, as_json: bool) -> int:
     """Validate the configuration and print what is in force, secrets hidden."""
-    config = _load(config_file, data=data)
+    config = load(config_file, data=data)
     _warn(config)
-    _show(config.effective(), as_json=as_json)
+    show(config.effective(), as_json=as_json)
     return CLEAN
 
 
 @cli.command()
-@_common
-@_as_json
+@common
+@as_json_option
 def remotes(config_file: str | None, data: str | None, *, as_json: bool) -> int:
     """List the repositories, their providers and the upstreams they resolve to."""
-    mounted = _load(config_file, data=data).remotes.values()
+    mounted = load(config_file, data=data).remotes.values()
     if as_json:
         rows = [{"name": r.name, "provider": r.provider, "upstreams": list(r.upstreams)} for r in mounted]
         click.echo(json.dumps(rows, indent=2))
     elif sys.stdout.isatty():
-        _print_table(
+        print_table(
             ["repository", "provider", "upstreams"],
             [(r.name, r.provider, "\n".join(r.upstreams)) for r in mounted],
         )
@@ -135,8 +133,8 @@ def remotes(config_file: str | None, data: str | None, *, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("url")
-@_common
-@_as_json
+@common
+@as_json_option
 def explain(url: str, config_file: str | None, data: str | None, *, as_json: bool) -> int:
     """Say what a request for URL would do, and why, without fetching anything.
 
@@ -144,13 +142,13 @@ def explain(url: str, config_file: str | None, data: str | None, *, as_json: boo
     """
     from artifactproxy.targets import ask_of
 
-    config = _load(config_file, data=data)
+    config = load(config_file, data=data)
     target = f"/explain?url={quote(url, safe='')}"
     try:
         ask = ask_of(url, config.public_url)
     except BadPath as error:
         raise click.UsageError(error.detail) from error
-    _show(_ask(config, "GET", target, None, lambda engine: engine.explain(ask)), as_json=as_json)
+    show(_ask(config, "GET", target, None, lambda engine: engine.explain(ask)), as_json=as_json)
     return CLEAN
 
 
@@ -159,8 +157,8 @@ def explain(url: str, config_file: str | None, data: str | None, *, as_json: boo
 @click.option("--repo", metavar="NAME", help="The repository to purge from.")
 @click.option("--package", metavar="NAME", help="Everything of this package; needs --repo.")
 @click.option("--all", "everything", is_flag=True, help="The whole repository; needs --repo.")
-@_common
-@_as_json
+@common
+@as_json_option
 def purge(
     targets: tuple[str, ...],
     repo: str | None,
@@ -177,7 +175,7 @@ def purge(
     """
     from artifactproxy.targets import Purge, purges
 
-    config = _load(config_file, data=data)
+    config = load(config_file, data=data)
     try:
         wanted = purges(
             targets,
@@ -199,45 +197,47 @@ def purge(
             lambda engine: engine.purge(purge.repo, path=purge.path, package=purge.package),
         )
 
-    _show(_summed([one(each) for each in wanted]), as_json=as_json)
+    show(_summed([one(each) for each in wanted]), as_json=as_json)
     return CLEAN
 
 
 @cli.command()
 @click.option("--run", is_flag=True, help="Delete; without it only say what would go.")
-@_common
-@_as_json
+@common
+@as_json_option
 def gc(config_file: str | None, data: str | None, *, run: bool, as_json: bool) -> int:
     """Find what nothing refers to and what is over the limit, and delete it with --run.
 
     Without --run the exit code is 1 if there is something to delete.
     """
-    config = _load(config_file, data=data)
+    config = load(config_file, data=data)
     report = _ask(config, "POST", "/gc", {"run": run}, lambda engine: engine.gc(run=run))
-    _show(report, as_json=as_json)
+    show(report, as_json=as_json)
+    if report.get("postponed"):
+        return UNREPAIRED
     return FOUND if not run and (report.get("orphans") or report.get("evictable")) else CLEAN
 
 
 @cli.command()
-@_common
-@_as_json
+@common
+@as_json_option
 def stats(config_file: str | None, data: str | None, *, as_json: bool) -> int:
     """Print how much is cached, by repository."""
-    config = _load(config_file, data=data)
-    _show(_ask(config, "GET", "/stats", None, lambda engine: engine.stats()), as_json=as_json)
+    config = load(config_file, data=data)
+    show(_ask(config, "GET", "/stats", None, lambda engine: engine.stats()), as_json=as_json)
     return CLEAN
 
 
 @cli.command()
 @click.argument("client", required=False)
 @click.option("--repo", metavar="NAME", help="The repository to use, where several serve this client.")
-@_common
-@_as_json
+@common
+@as_json_option
 def setup(
     client: str | None, repo: str | None, config_file: str | None, data: str | None, *, as_json: bool
 ) -> int:
     """Print ready-to-use settings for CLIENT; without it, list the clients."""
-    config = _load(config_file, data=data)
+    config = load(config_file, data=data)
     offers = [(r.name, c) for r in config.remotes.values() if repo in (None, r.name) for c in _clients(r)]
     if client is None:
         listed = [{"client": c.client, "repository": name} for name, c in offers]
@@ -267,7 +267,7 @@ def _root(config: Config) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.listen.host, config.listen.host)  # noqa: S104  not a bind
     from artifactproxy.config import Listen
 
-    return f"http://{Listen(host, config.listen.port)}"
+    return f"{'https' if config.tls else 'http'}://{Listen(host, config.listen.port)}"
 
 
 def _ask(
@@ -284,7 +284,7 @@ def _ask(
         try:
             return control.call(config.data, method, target, body)
         except control.Refused as error:
-            raise _Failure(str(error)) from error
+            raise Failure(str(error)) from error
         except control.NotRunning:
             return asyncio.run(_offline(config, offline))
 
@@ -317,39 +317,6 @@ def _summed(results: list[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def _show(result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-        return
-    import yaml
-
-    click.echo(yaml.safe_dump(result, sort_keys=False, allow_unicode=True), nl=False)
-
-
-def _print_table(titles: list[str], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*titles, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-class _Failure(click.ClickException):
-    """Something that the operator can mend; the text says what and how. Exit code 1."""
-
-    def show(self, file: object = None) -> None:
-        del file
-        click.echo(f"artifactproxy: {self.message}", err=True)
-
-
-def _os_sentence(error: OSError) -> str:
-    what = error.strerror or str(error)
-    return f"{error.filename}: {what}" if error.filename else what
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code; every expected failure is one line without a traceback."""
     try:
@@ -371,6 +338,6 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FOUND)
     except OSError as error:
-        click.echo(f"artifactproxy: {_os_sentence(error)}", err=True)
+        click.echo(f"artifactproxy: {os_sentence(error)}", err=True)
         sys.exit(FOUND)
     sys.exit(code if isinstance(code, int) else CLEAN)

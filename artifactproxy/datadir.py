@@ -1,18 +1,35 @@
-"""The data folder as a whole: who works in it, and which version of the layout it has.
+"""The data folder as a whole: who works in it, which version of the layout it has, how it is restored.
 
 `lock` is held (flock) by the one process that may change the folder; `format` holds the layout's
 version: a newer one is refused, an older one would be migrated under the lock.
+
+A restore unpacks into `restoring/`. Renaming that to `restored/` is the one step that makes it
+count: before it nothing has changed, after it whoever opens the folder next moves the content in.
+Both lie inside the folder, so that it may be a mount point and its lock keeps everybody else out.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from artifactproxy import failpoints
 from artifactproxy.errors import StoreUnavailable
 
 FORMAT = 1
+INDEX = "index.sqlite3"
+BLOBS = "blobs"
+MARKER = "format"
+
+_LOCK = "lock"
+_RESTORING, _RESTORED = "restoring", "restored"
+_CONTENT = (BLOBS, INDEX, MARKER)  # what a restore brings, in the order of moving in
+_SIDE_FILES = ("-wal", "-shm", "-journal")  # of an index; beside another one they would damage it
+_NOT_CONTENT = frozenset({_LOCK, _RESTORING, "lost+found"})
 
 
 class DataFolder:
@@ -20,38 +37,23 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._lock = _locked(self.path)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the data folder {path} cannot be used: {error.strerror}; choose another with --data"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _move_in(self.path)
+            _check_whole(self.path)
             self._check_format()
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(self._lock)
-            raise StoreUnavailable(
-                f"another artifactproxy works in {path}; stop it or choose another folder with --data"
-            ) from error
+            raise _unusable(path, error) from error
         except StoreUnavailable:
             os.close(self._lock)
             raise
 
     def _check_format(self) -> None:
-        marker = self.path / "format"
-        try:
-            found = marker.read_text().strip()
-        except FileNotFoundError:
+        if layout(self.path) is None:
             draft = self.path / "format.new"
             draft.write_text(f"{FORMAT}\n")
-            draft.replace(marker)
-            return
-        if not found.isdigit() or int(found) > FORMAT:
-            raise StoreUnavailable(
-                f"{marker} says layout {found!r}, this version knows {FORMAT}; use the newer artifactproxy"
-            )
+            draft.replace(self.path / MARKER)
 
     @property
     def control_socket(self) -> Path:
@@ -59,3 +61,149 @@ class DataFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+def _check_whole(path: Path) -> None:
+    if (path / _RESTORING).exists():
+        raise StoreUnavailable(
+            f"a restore into {path} did not finish: run it again,"
+            f" or remove {path / _RESTORING} to go on without it"
+        )
+
+
+def layout(path: Path) -> int | None:
+    """The version of the layout; None: nothing tells one. Raises `StoreUnavailable` for a newer one."""
+    marker = path / MARKER
+    try:
+        found = marker.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not found.isdigit() or int(found) > FORMAT:
+        raise StoreUnavailable(
+            f"{marker} says layout {found!r}, this version knows {FORMAT}; use the newer artifactproxy"
+        )
+    return int(found)
+
+
+@contextmanager
+def restoring(path: Path, *, replace: bool) -> Iterator[Path]:
+    """An empty folder whose content becomes that of the data folder if the block ends well.
+
+    Otherwise nothing has changed. The data folder must be empty or absent, or with `replace` a
+    data folder, whose content then goes. Raises `StoreUnavailable` and OSError.
+    """
+    path = path.absolute()
+    made = not path.exists()
+    place = path / _RESTORING
+    lock, committed = -1, False
+    try:
+        lock = _locked(path)
+        if _move_in(path):
+            raise StoreUnavailable(f"the restore into {path} that was stopped near its end is finished now")
+        _check_vacant(path, replace=replace)
+        if place.exists():
+            shutil.rmtree(place)
+        place.mkdir(mode=0o700)
+        yield place
+        _sync(path)
+        failpoints.hit("restore.verified")
+        place.rename(path / _RESTORED)
+        committed = True
+        _sync(path)
+        failpoints.hit("restore.committed")
+        _move_in(path)
+    finally:
+        if lock >= 0:
+            if not committed:
+                _take_back(path, made=made)
+            os.close(lock)
+
+
+def _take_back(path: Path, *, made: bool) -> None:
+    shutil.rmtree(path / _RESTORING, ignore_errors=True)
+    if made:
+        with suppress(OSError):
+            (path / _LOCK).unlink()
+            path.rmdir()
+
+
+def _check_vacant(path: Path, *, replace: bool) -> None:
+    held = {entry.name for entry in path.iterdir()} - _NOT_CONTENT
+    if not held:
+        return
+    if MARKER not in held:
+        raise StoreUnavailable(
+            f"{path} is not empty and is no data folder; choose another folder with --data"
+        )
+    if not replace:
+        raise StoreUnavailable(
+            f"{path} is not empty; restore into another folder with --data, move this one away,"
+            " or give --force to replace what is in it"
+        )
+
+
+def _move_in(path: Path) -> bool:
+    """Finish a restore that counts, and tell if there was one. A stop at any point leaves the rest
+    to the next call."""
+    restored = path / _RESTORED
+    if not restored.is_dir():
+        return False
+    for name in _CONTENT:
+        if not os.path.lexists(restored / name):
+            continue
+        for old in (name, *(f"{name}{side}" for side in _SIDE_FILES)):
+            _remove(path / old)
+        failpoints.hit("restore.removed")
+        (restored / name).rename(path / name)
+        _sync(path)
+        failpoints.hit("restore.moved")
+    shutil.rmtree(restored)
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock of the folder, which is made where it is missing."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A restore that failed in a folder of its own making has taken the lock's file away.
+        gone = not os.path.samestat(os.fstat(lock), (path / _LOCK).stat())
+    except FileNotFoundError:
+        gone = True
+    except BlockingIOError as error:
+        os.close(lock)
+        raise StoreUnavailable(
+            f"another artifactproxy works in {path}; stop it or choose another folder with --data"
+        ) from error
+    except OSError as error:
+        os.close(lock)
+        raise _unusable(path, error) from error
+    if gone:
+        os.close(lock)
+        return _locked(path)
+    return lock
+
+
+def _unusable(path: Path, error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the data folder {path} cannot be used: {error.strerror}; choose another with --data"
+    )
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
