@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ SETTLE_SECONDS = 60.0
 Row = dict[str, Any]
 
 
-class _Process:
+class Child:
     """A child whose standard output is read as it comes."""
 
     def __init__(self, arguments: list[str], log: Path, cwd: Path, env: Mapping[str, str]) -> None:
@@ -92,7 +93,7 @@ class Forwarder:
     """Everything that the proxy fetches goes through here, and is counted."""
 
     def __init__(self, folder: Path) -> None:
-        self._process = _Process(
+        self._process = Child(
             [sys.executable, "-m", "tests.chaos.forward", "--port", "0"],
             folder / "forwarder.log",
             ROOT,
@@ -160,11 +161,16 @@ class Proxy:
         folder: Path,
         *,
         forwarder: Forwarder | None = None,
+        provider: str = "pypi",
+        upstream: str = "public",
         remote: str = "",
+        top: str = "",
         listen: str = "127.0.0.1:0",
         with_file: bool = True,
+        cafile: str = "",
     ) -> None:
-        """`remote`: further YAML lines of the repository, each ending in a newline. `said` grows by
+        """One repository, named like its `provider`; `remote`: further YAML lines of it, each ending
+        in a newline; `top`: the same of the whole. `cafile` signed its certificate. `said` grows by
         what the process prints.
         Without `with_file` it is started as by a new user: no configuration, `./data`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,15 +179,18 @@ class Proxy:
         self.log = folder / "proxy.log"
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         self._options: list[str] = []
+        trusted = ssl.create_default_context(cafile=cafile) if cafile else None
+        self._https = [urllib.request.HTTPSHandler(context=trusted)] if trusted else []
         if with_file:
             config = folder / "config.yaml"
-            config.write_text(_config(forwarder, remote))
+            config.write_text(top + _config(provider, upstream, forwarder, remote))
             self._options = ["--config", str(config), "--data", str(self.data)]
-        self._process = _Process(
+        self._process = Child(
             [*_COMMAND, "serve", "--listen", listen, *self._options], self.log, folder, _environment()
         )
         self.said = self._process.read_until(lambda line: line.startswith("more clients:"))
         self.url = self.said[0].rpartition(" ")[2]
+        self.base = f"{self.url}/{provider}/"
         self.index = f"{self.url}/pypi/simple/"
 
     @property
@@ -203,7 +212,7 @@ class Proxy:
         return done.returncode, json.loads(done.stdout)
 
     def explain(self, path: str) -> Row:
-        code, answer = self.command("explain", f"{self.url}/pypi/{path}")
+        code, answer = self.command("explain", f"{self.base}{path}")
         assert code == 0, answer
         return dict(answer)
 
@@ -214,7 +223,7 @@ class Proxy:
             method=method,
             headers={name.replace("_", "-"): value for name, value in headers.items()},
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _PlainStatus)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _PlainStatus, *self._https)
         with opener.open(request, timeout=120) as answer:
             return Answer(answer.status, answer.headers, answer.read())
 
@@ -285,9 +294,10 @@ def _environment() -> dict[str, str]:
     return {**kept, **trust.environment(), "PYTHONPATH": str(ROOT)}
 
 
-def _config(forwarder: Forwarder | None, remote: str) -> str:
+def _config(provider: str, upstream: str, forwarder: Forwarder | None, remote: str) -> str:
     egress = ""
     if forwarder:
         # The forwarder looks up names for itself; a resolver that loses a packet needs 5 s more.
         egress = f"    egress: {{proxy: '{forwarder.url}'}}\n    limits: {{connect: 15s}}\n"
-    return f"remotes:\n  pypi:\n    provider: pypi\n    upstream: public\n{egress}{remote}"
+    repository = f"  {provider}:\n    provider: {provider}\n    upstream: {upstream}\n"
+    return f"remotes:\n{repository}{egress}{remote}"

@@ -11,6 +11,7 @@ import pytest
 
 from e2e.clients import Pip, Uv
 from e2e.conftest import StartProxy
+from e2e.poetry_client import Poetry, obtain
 from e2e.registry import Registry
 from e2e.servers import Proxy, Seen
 
@@ -59,7 +60,7 @@ def test_the_printed_uv_command_works(proxy: Proxy, uv: Uv) -> None:
 
 def test_setup_lists_the_clients(proxy: Proxy) -> None:
     listed = proxy.get("setup").body.decode().split()
-    assert {f"{proxy.url}/setup/pip", f"{proxy.url}/setup/uv"} <= set(listed)
+    assert {f"{proxy.url}/setup/{client}" for client in ("pip", "uv", "poetry")} <= set(listed)
     assert all(proxy.get(url).status == 200 for url in listed)
 
 
@@ -110,6 +111,28 @@ def test_the_uv_text_names_a_variable_that_does_the_same(proxy: Proxy, uv: Uv) -
     with proxy.watch() as seen:
         uv.plain("pip", "install", "--target", str(uv.fresh("target")), PROJECT, UV_DEFAULT_INDEX=index)
     assert _was_used(seen)
+
+
+@pytest.fixture(scope="module")
+def poetry(folder: Path, pip_library: str) -> Poetry:
+    return Poetry(folder / "poetry", obtain(pip_library))
+
+
+def _set_up_with(poetry: Poetry, text: str) -> Path:
+    """A project in which the text was run as it is."""
+    project = poetry.project()
+    poetry.run(["sh", "-e", "-c", text], poetry.poetry_environment(), project)
+    return project
+
+
+def test_the_poetry_text_is_run_in_a_project(proxy: Proxy, poetry: Poetry) -> None:
+    project = _set_up_with(poetry, _setup(proxy, "poetry"))
+    with proxy.watch() as seen:
+        poetry("add", PROJECT, cwd=project)
+    assert _was_used(seen)
+    assert PROJECT in poetry.installed(project / ".venv" / "bin" / "python")
+    lock = (project / "poetry.lock").read_text()
+    assert f'url = "{proxy.index.rstrip("/")}' in lock
 
 
 def test_the_command_line_says_the_same_as_the_server(proxy: Proxy) -> None:
@@ -171,6 +194,18 @@ def test_from_another_machine_uv_needs_no_more_than_its_text(exposed: tuple[Prox
             "pip", "install", "--target", str(uv.fresh("target")), PROJECT,
             UV_CONFIG_FILE=str(file), NO_PROXY=_host(root),
         )  # fmt: skip
+    assert _was_used(seen)
+
+
+def test_from_another_machine_poetry_needs_no_more_than_its_text(
+    exposed: tuple[Proxy, str], poetry: Poetry
+) -> None:
+    proxy, root = exposed
+    text = _setup(proxy, "poetry", root)
+    assert root in text
+    project = _set_up_with(poetry, text)
+    with proxy.watch() as seen:
+        poetry("add", PROJECT, cwd=project, NO_PROXY=_host(root))
     assert _was_used(seen)
 
 
