@@ -12,15 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from artifactproxy import __version__
+from bench.goproxy import GOPROXY
 from bench.model import CannotMeasure, Goal, Result, Scale, median
 from bench.servers import tool
+from bench.verdaccio import VERDACCIO
 
 _ORIGIN = (
     "Written by `{command}` on {day}; nothing here is edited by hand. Absolute figures belong to the machine "
     "below: compare the ratios, and measure again before claiming anything."
 )
 _METHOD = (
-    "All traffic but that of pip is on the loopback interface. Every figure is the median of {rounds} interleaved "
+    "All traffic but that to the public registries is on the loopback interface. Every figure is the median of {rounds} interleaved "
     "rounds: each variant is measured once per round, so that a drift of the machine meets all alike; least and "
     "greatest are in brackets. Servers and clients are pinned to cores with taskset. nginx has tcp_nopush off (on "
     "loopback it waits for delayed acknowledgements) and open_file_cache on; origin and proxy_cache are one nginx "
@@ -107,6 +109,8 @@ def machine() -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version(name)}" for name in packages)),
         ("nginx", _said("nginx", "-v")),
         ("wrk", _said("wrk", "-v")),
+        ("Node.js, npm, verdaccio", f"{_said('node', '-v')}, {_said('npm', '-v')}, {VERDACCIO}"),
+        ("Go, goproxy", f"{_said('go', 'version')}, {GOPROXY.removeprefix('v')}"),
     ]
 
 

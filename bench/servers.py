@@ -56,6 +56,9 @@ def run_pinned(
     ) as process:
         try:
             printed, complaint = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise CannotMeasure(f"{Path(command[0]).name} took more than {timeout:g} s") from error
         except BaseException:
             process.kill()
             raise
@@ -67,12 +70,19 @@ def run_pinned(
 class Server:
     """A running program with its port; ended with the `with` block."""
 
-    def __init__(self, command: Sequence[str], cores: frozenset[int], output: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        cores: frozenset[int],
+        output: Path,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self._output = output
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 _pinned(command, cores),
                 cwd=_ROOT,
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -171,6 +181,7 @@ _ORIGIN = """
     listen 127.0.0.1:{port} backlog=1024;
     root {root};
     index index.html;
+    default_type {media_type};
     access_log {folder}/access.log counted;
     rewrite ^/as/[^/]+/([^/]+)/ /$1 break;
   }}
@@ -229,11 +240,13 @@ class Origin:
 
 
 @contextlib.contextmanager
-def origin(folder: Path, root: Path, cores: frozenset[int]) -> Iterator[Origin]:
+def origin(
+    folder: Path, root: Path, cores: frozenset[int], media_type: str = "application/octet-stream"
+) -> Iterator[Origin]:
     root.mkdir(parents=True, exist_ok=True)
     (root / "ready").write_bytes(b"ready\n")
     port = free_port()
-    body = _ORIGIN.format(folder=folder, root=root, port=port)
+    body = _ORIGIN.format(folder=folder, root=root, port=port, media_type=media_type)
     with _nginx(folder, cores, body, port, "/ready"):
         yield Origin(port, root, folder / "access.log")
 

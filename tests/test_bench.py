@@ -16,7 +16,8 @@ from bench.content import Blob, cold_paths, promise
 from bench.measures.small import parsed
 from bench.model import FULL, QUICK, Bench, CannotMeasure, Column, Goal, Result, ratio
 from bench.report import page
-from bench.watch import cpu_seconds, memory, tree
+from bench.servers import run_pinned
+from bench.watch import PssWatch, StallWatch, cpu_seconds, delays, memory, tree
 from tests.needs import needs
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +57,8 @@ def test_a_result_has_at_least_five_rounds() -> None:
 
 def test_wrk_is_read_in_its_units() -> None:
     assert parsed(WRK) == {"rps": 30999.5, "requests": 31000, "p50": 0.85, "p99": 2.5}
+    seconds = WRK.replace("2.50ms", "1.51s ")  # wrk pads the shorter unit
+    assert parsed(seconds)["p99"] == 1510
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,96 @@ def test_a_process_is_watched_with_its_children() -> None:
         now = memory(process.pid)
         assert now.peak >= now.resident >= now.proportional > 1
         process.stdin.close()
+
+
+def test_memory_is_summed_over_children_that_come_and_go() -> None:
+    child = "data = bytearray(64 << 20); print(flush=True); input()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with PssWatch(process.pid) as watch:
+            process.stdout.readline()
+            for _ in range(1000):
+                if watch.peak > 64:
+                    break
+                time.sleep(0.01)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+        assert tree(process.pid) == [process.pid]
+        assert watch.peak > 64 > watch.own > 1
+        process.stdin.close()
+
+
+def test_a_late_answer_is_late_for_all_who_would_have_asked_meanwhile() -> None:
+    seen = delays([0.0005] * 90 + [0.010])
+    assert seen["worst"] == 10
+    assert 8 < seen["p99"] <= 10  # ten late ones among a hundred, not one among ninety
+    assert seen["p50"] == 0.5
+    with pytest.raises(CannotMeasure, match="too few"):
+        delays([0.0005])
+
+
+_STALLS = """
+import socket, sys, time
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    connection, _ = server.accept()
+    answers = 0
+    while connection.recv(4096):
+        answers += 1
+        if answers == 5 and sys.argv[1] == "stall":
+            print("stalled", flush=True)
+            time.sleep(0.2)
+            print("over", flush=True)
+        if answers == 5 and sys.argv[1] == "close":
+            break
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 3\\r\\n\\r\\nok\\n")
+"""
+
+
+@pytest.mark.parametrize("way", ["stall", "close"])
+def test_a_stall_is_seen_from_outside(way: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", _STALLS, way], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        watch = StallWatch(server.pid, int(server.stdout.readline()))
+        if way == "close":
+            with pytest.raises(CannotMeasure, match="stopped answering"), watch:
+                server.wait(20)
+        else:
+            with watch:
+                assert [server.stdout.readline(), server.stdout.readline()] == ["stalled\n", "over\n"]
+            assert watch.seen["worst"] >= watch.seen["busy"] > 100  # it slept, and did not wait for a core
+            assert watch.seen["worst"] >= 200
+
+
+def test_a_program_that_hangs_or_fails_ends_the_measure() -> None:
+    cores = frozenset(os.sched_getaffinity(0))
+    with pytest.raises(CannotMeasure, match=r"took more than 0\.2 s"):
+        run_pinned(["sleep", "60"], cores, 0.2)
+    with pytest.raises(CannotMeasure, match="failed: no luck"):
+        run_pinned([sys.executable, "-c", "raise SystemExit('no luck')"], cores, 20)
+
+
+def test_a_peer_that_cannot_be_had_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    npm, cache = tmp_path / "bin" / "npm", tmp_path / "cache"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    npm.chmod(0o755)
+    run = subprocess.run(
+        [sys.executable, "-c", "from bench.verdaccio import verdaccio_program; verdaccio_program()"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{npm.parent}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "CannotMeasure: verdaccio" in run.stderr
+    assert "could not be installed by npm: npm failed: no network" in run.stderr
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
 @needs("nginx")

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.measures import cold, crowd, first_byte, memory, pip, small, start, warm
+from bench.measures import (
+    cold,
+    crowd,
+    first_byte,
+    go,
+    memory,
+    npm,
+    packument,
+    packument_cold,
+    pip,
+    small,
+    start,
+    warm,
+)
 from bench.model import Bench, Result
 
 MEASURES: dict[str, Callable[[Bench], Result]] = {
@@ -15,5 +28,9 @@ MEASURES: dict[str, Callable[[Bench], Result]] = {
     "warm": warm.measure,
     "small": small.measure,
     "pip": pip.measure,
+    "npm": npm.measure,
+    "go": go.measure,
+    "packument": packument.measure,
+    "packument-cold": packument_cold.measure,
     "start": start.measure,
 }

@@ -103,7 +103,7 @@ def parsed(printed: str) -> Sample:
     sample = {"rps": _number(r"Requests/sec:\s+([\d.]+)", printed)[0]}
     sample["requests"] = _number(r"(\d+) requests in", printed)[0]
     for name in ("50", "99"):
-        value, unit = _number(rf"^\s+{name}%\s+([\d.]+)(us|ms|s|m)$", printed)
+        value, unit = _number(rf"^\s+{name}%\s+([\d.]+)(us|ms|s|m) *$", printed)
         sample[f"p{name}"] = value * _SECONDS[unit] * 1000
     return sample
 
