@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,6 +53,19 @@ class Registry:
         self._pages: dict[str, dict[str, File]] = {}
 
     def fetch(self, url: str, accept: str = "*/*") -> bytes:
+        """Tried again where the network fails: this is the witness, not what is tested."""
+        for wait in (1.0, 4.0, 0.0):
+            try:
+                return self._fetched(url, accept)
+            except urllib.error.HTTPError:
+                raise
+            except OSError:
+                if not wait:
+                    raise
+                time.sleep(wait)
+        raise RuntimeError("not reached")
+
+    def _fetched(self, url: str, accept: str) -> bytes:
         request = urllib.request.Request(url, headers={"Accept": accept, "Accept-Encoding": "identity"})
         with urllib.request.urlopen(request, timeout=60, context=self._context) as answer:
             body: bytes = answer.read()
