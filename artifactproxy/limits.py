@@ -86,6 +86,7 @@ class Limits:
     superseded_keep: float = 7 * 86400.0
     ledger_keep: float = 90 * 86400.0
     sweep_every: float = 60.0
+    touch_every: float = 60.0  # how exactly the last use of a file is known
     flush_every: float = 2.0  # touches and the ledger
     log_every: float = 0.1
     log_bytes: int = 64 * 1024

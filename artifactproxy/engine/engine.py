@@ -124,7 +124,7 @@ class Engine:
         )
         self._fills = FillTable(tools)
         self._teachers = Teachers(tools, self._fills)
-        usage = Usage(parts.index, observer, parts.clock)
+        usage = Usage(parts.index, observer, parts.clock, parts.limits.touch_every)
         self._janitor = Janitor(parts.store, parts.ledger, usage, observer, parts.bounds, limits, parts.clock)
         recheck = Recheck(parts.store, observer, active=parts.recheck)
         self._pipeline = Pipeline(

@@ -12,12 +12,16 @@ _Line = tuple[int, str, str, str, str]
 
 
 class Usage:
-    """Last use of rows (for eviction) and the hourly ledger of who asked for what."""
+    """Last use of rows (for eviction) and the hourly ledger of who asked for what.
 
-    def __init__(self, index: MetadataIndex, observer: Observer, clock: Clock) -> None:
+    A row is touched once in `touch_every` seconds: each time it must be read and described anew.
+    """
+
+    def __init__(self, index: MetadataIndex, observer: Observer, clock: Clock, touch_every: float) -> None:
         self._index = index
         self._observer = observer
         self._clock = clock
+        self._touch_every = touch_every
         self._touched: set[ArtifactKey] = set()
         self._lines: dict[_Line, list[int]] = {}
 
@@ -26,8 +30,10 @@ class Usage:
         if len(self._lines) >= ROWS_MAX or len(self._touched) >= ROWS_MAX:
             self._observer.increment("usage_dropped")
             return
-        self._touched.add(entry.key)
-        hour = int(self._clock() // 3600) * 3600
+        now = self._clock()
+        if not 0 <= now - entry.last_used < self._touch_every:
+            self._touched.add(entry.key)
+        hour = int(now // 3600) * 3600
         sha256 = entry.ref.sha256 if entry.ref else ""
         line = self._lines.setdefault((hour, ask.caller, ask.repo, entry.purl, sha256), [0, 0])
         line[0] += 1

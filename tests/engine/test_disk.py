@@ -192,7 +192,7 @@ async def test_a_flipped_bit_is_found_after_an_unclean_stop(tmp_path: Path, chao
 async def test_least_recently_used_goes_first_under_data_limit(tmp_path: Path, chaos: Chaos) -> None:
     names = [f"/f{n}.bin" for n in range(5)]
     bodies = {name: chaos.script(name, ok(), size=1_000_000) for name in names}
-    top = "data_limit: 3MB\nlimits: {blob_grace: 10ms, flush_every: 20ms, sweep_every: 1h}"
+    top = "data_limit: 3MB\nlimits: {blob_grace: 10ms, touch_every: 1ms, flush_every: 20ms, sweep_every: 1h}"
     async with proxied(tmp_path, chaos.origin, top=top) as proxy:
         for name in names:
             await proxy.get("/files" + name)
