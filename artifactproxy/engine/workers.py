@@ -38,6 +38,7 @@ GROWN_BYTES = 64 * 2**20  # a process larger than this does not wait long for mo
 BLOATED_BYTES = 512 * 2**20  # and one larger than this does not take another job
 HEAVY_BYTES = 2**20
 PIPE_BYTES = 2**20
+JOB_SECONDS = 300.0  # for the largest index on a busy machine; a reader that hangs is ended
 STEP_BYTES = 64 * 1024  # a job yields to one later job for each of these
 START = "import sys; sys.path[:] = sys.argv[1:]; from artifactproxy.engine.reader import serve; serve()"
 
@@ -195,7 +196,11 @@ class Workers:
             if self._closed:
                 _kill(lane.process)
         try:
-            reply = await _exchanged(lane.process, job)
+            async with asyncio.timeout(JOB_SECONDS):
+                reply = await _exchanged(lane.process, job)
+        except TimeoutError as error:
+            await _ended(lane)
+            raise StoreUnavailable("a large index took too long to read", code="helper_slow") from error
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             await _ended(lane)
             raise _died() from error

@@ -256,3 +256,17 @@ def test_promises_survive_packing() -> None:
     assert list(Lesson(promises)) == promises
     assert list(Lesson([])) == [] and not Lesson([])
     assert Promise(ArtifactKey("r", "other")) not in Lesson(promises)
+
+
+async def test_a_job_without_end_is_ended_and_the_next_one_works(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # nobody writes to it, so that opening it never ends
+    monkeypatch.setattr(module, "JOB_SECONDS", 1.0)
+    with pytest.raises(StoreUnavailable) as caught:
+        await workers.run(Learn(index(str(pipe))), SMALL)
+    assert caught.value.code == "helper_slow"
+    assert workers.pids == []
+    monkeypatch.undo()
+    assert list(await workers.run(Learn(index(page())), SMALL))
