@@ -226,6 +226,9 @@ class Transfer:
     # --- after a break ---
 
     async def _resume(self, landed: Landed, spool: Spool, broken: Fault) -> None:
+        if not vouching(self._known):
+            # What is promised by now decides how the rest may be asked for.
+            self._known = await self._promise()
         sources = self._resume_sources()
         for number in range(self._mount.limits.resumes):
             self.resumes += 1
@@ -250,7 +253,7 @@ class Transfer:
 
     async def _continue(self, source: str, landed: Landed, spool: Spool) -> bool:
         """One attempt to get the rest; True when the body is whole."""
-        promised = vouching(passing(self._known))
+        promised = vouching(self._known)  # the whole will be judged, also where parts cannot be
         tag = landed.head.headers.get("etag", "")
         resumable = not _coding(landed.head) and (promised or strong(tag))
         headers = [*self._route.headers]

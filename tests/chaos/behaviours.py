@@ -99,11 +99,18 @@ def ok(*, ranges: bool = True, validators: bool = True, chunked: bool = False, *
     return behave
 
 
-def cut(at: float = 0.5, *, rst: bool = False, ranges: bool = True, chunked: bool = False) -> Behaviour:
+def cut(
+    at: float = 0.5,
+    *,
+    rst: bool = False,
+    ranges: bool = True,
+    chunked: bool = False,
+    validators: bool = True,
+) -> Behaviour:
     """The whole body is announced and ends at `at`, by FIN or by RST."""
 
     async def behave(exchange: Exchange) -> None:
-        plan = _plan(exchange, ranges=ranges)
+        plan = _plan(exchange, ranges=ranges, validators=validators)
         stop = plan.start + _part(at, plan.size)
         if chunked:
             del plan.headers["Content-Length"]

@@ -189,6 +189,19 @@ async def test_a_cut_zip_is_resumed_and_verified(proxy: Proxy, chaos: Chaos) -> 
     assert chaos.hits(f"/{ZIP}") == 2
 
 
+async def test_a_cut_zip_without_validators_is_resumed_because_its_sum_will_tell(
+    proxy: Proxy, chaos: Chaos
+) -> None:
+    oracle = chaos.script(f"/{ZIP}", cut(0.5, validators=False), ok(validators=False), size=2_000_000)
+    body = module(2_000_000)
+    oracle.slice = lambda start, stop: body[start:stop]  # type: ignore[method-assign]
+    oracle.size = len(body)
+    chaos.script(f"/{RECORD}", says(record(body)))
+    got = await proxy.get(f"/go/{ZIP}")
+    assert got.body == body
+    assert int(chaos.last(f"/{ZIP}").headers["range"].removeprefix("bytes=").removesuffix("-")) > 0
+
+
 async def test_a_zip_without_framing_is_kept_only_on_its_sum(proxy: Proxy, chaos: Chaos) -> None:
     body = module()
     oracle = chaos.script(f"/{ZIP}", unframed())
