@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from artifactproxy.errors import Fault, NotServed, UpstreamBroken
 from artifactproxy.model import ArtifactKey, Ask, Digest, Kind, Promise, Reply, Route
 from artifactproxy.providers._base import ClientSetup, Page, Provider, PublicOrigins, Site
+from artifactproxy.providers._hosts import LONGEST
 from artifactproxy.providers.go import documents, names
 from artifactproxy.providers.go.databases import Databases
 from artifactproxy.rules.digests import H1, H1_MOD
@@ -31,7 +32,6 @@ RECORD_TTL = 10 * 365 * 86400.0  # what it says never changes, only the tree tha
 NEGATIVE_TTL = 60.0  # the go command asks for every parent path of a module
 DOCUMENT_BYTES = 2**20
 TILE_BYTES = 16 * 2**20
-LONGEST = 2048  # bytes of a path: a key field
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"

@@ -18,8 +18,9 @@ from dataclasses import replace
 from artifactproxy.errors import BadPath, Fault, MethodRefused, NotServed
 from artifactproxy.model import ArtifactKey, Ask, Header, Kind, Promise, Rendered, Reply, Route, View
 from artifactproxy.providers._base import ClientSetup, Page, Provider, PublicOrigins, Site
+from artifactproxy.providers._hosts import LONGEST
 from artifactproxy.providers.npm import names, packument
-from artifactproxy.providers.npm.addresses import ARCHIVES, LONGEST, Tarballs
+from artifactproxy.providers.npm.addresses import ARCHIVES, Tarballs
 from artifactproxy.rules.http import negotiate
 from artifactproxy.rules.paths import canonical_path, judge_path, judge_query
 

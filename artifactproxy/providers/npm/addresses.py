@@ -15,21 +15,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from artifactproxy.errors import BadPath, NotServed
+from artifactproxy.errors import NotServed
+from artifactproxy.providers._hosts import (
+    ABSOLUTE,
+    LONGEST,
+    URL_SAFE,
+    cleaned,
+    is_text,
+    names_host,
+    origins,
+    segment_of,
+)
 from artifactproxy.providers.npm import names
-from artifactproxy.rules.paths import MAX_TARGET_BYTES, canonical_path, encode_segment, judge_path
+from artifactproxy.rules.paths import MAX_TARGET_BYTES, encode_segment
 
-LONGEST = 2048  # bytes of a path: a key field
 ARCHIVES = (".tgz", ".tar.gz", ".tar")
 
-_URL = re.compile(
-    r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(/[^?#]*)(\?[^#]*)?(?:#.*)?",
-    re.IGNORECASE | re.DOTALL,
-)
 _FILE = re.compile(r"[A-Za-z0-9_~+!][A-Za-z0-9._~+!-]*+(?<=\.tgz)")
-_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-_PORTS = {"http": 80, "https": 443}
-_SAFE = "/%!$&'()*+,;=:@~"
 _QUERY = "%3F"
 
 
@@ -50,22 +52,8 @@ class Tarballs:
 
     def __init__(self, upstreams: tuple[str, ...], file_hosts: Iterable[str]) -> None:
         self._upstreams = upstreams
-        self._bases: list[tuple[str, str, str]] = []
-        self._origins: dict[str, str] = {}
-        for upstream in upstreams:
-            self._bases.append((self._trust(upstream), urlsplit(upstream).path, upstream))
-        for host in file_hosts:
-            self._trust(host if "://" in host else f"https://{host}")
-
-    def _trust(self, url: str) -> str:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", str(parts.port or "")
-        host = f"[{host}]" if ":" in host else host
-        segment = _segment(parts.scheme, host, port)
-        if segment:
-            netloc = host + (f":{port}" if port else "")
-            self._origins.setdefault(segment, f"{parts.scheme}://{netloc}")
-        return segment
+        self._origins = origins((*upstreams, *file_hosts), _is_bare)
+        self._bases = [(next(iter(origins([u], _is_bare)), ""), urlsplit(u).path, u) for u in upstreams]
 
     # --- from a document's URL to a path ---
 
@@ -75,29 +63,29 @@ class Tarballs:
         None for anything but a plain http(s) URL whose path can be one of ours: other schemes,
         userinfo, dot segments, control characters, lone surrogates.
         """
-        if len(url) > MAX_TARGET_BYTES or not _is_text(url):
+        if len(url) > MAX_TARGET_BYTES or not is_text(url):
             return None
         for upstream in self._upstreams:
             start = f"{upstream}{package}/-/"
             if url.startswith(start) and _FILE.fullmatch(url, len(start)):
                 path = f"{package}/-/{url[len(start) :]}"
                 return (path, url) if len(path) <= LONGEST else None
-        match = _URL.fullmatch(url)
+        match = ABSOLUTE.fullmatch(url)
         if match is None:
             return None
-        scheme, host, port, raw, query = match.groups(default="")
+        scheme, host, port, raw, query, _ = match.groups(default="")
         scheme, host = scheme.lower(), host.lower()
-        clean, segment = _cleaned(raw), _segment(scheme, host, port)
+        clean, segment = cleaned(raw), segment_of(scheme, host, port, _is_bare)
         if not clean or not segment:
             return None
-        query = quote(query, safe=_SAFE + "?[]")
-        exact = f"{scheme}://{host}{':' + port if port else ''}{quote(raw, safe=_SAFE)}{query}"
+        query = quote(query, safe=URL_SAFE + "?[]")
+        exact = f"{scheme}://{host}{':' + port if port else ''}{quote(raw, safe=URL_SAFE)}{query}"
         for base, upstream in self._bases_on(segment):
             path = _own_path(package, clean.removeprefix(base)) if clean.startswith(base) else ""
             if path and len(path) <= LONGEST:
                 return path, exact if exact.startswith(upstream) else upstream + path + query
         if query:
-            clean = _cleaned(f"{raw}{_QUERY}{encode_segment(version)}")
+            clean = cleaned(f"{raw}{_QUERY}{encode_segment(version)}")
         path = f"{package}/-/{segment}{clean}"
         return (path, exact) if clean and len(path) <= LONGEST else None
 
@@ -117,7 +105,7 @@ class Tarballs:
             return Tarball(path, sources, names.decoded(own.rpartition("/")[2]))
         segment, _, rest = below.partition("/")
         host = names.decoded(segment).lower()
-        if not _names_host(host) or not rest or rest.endswith("/"):
+        if not names_host(host, _is_bare) or not rest or rest.endswith("/"):
             raise NotServed("no tarball is named by this path")
         segment = encode_segment(host)
         target, queried, _ = rest.partition(_QUERY)
@@ -128,13 +116,6 @@ class Tarballs:
         foreign = origin is None or bool(queried) or not filename.endswith(ARCHIVES)
         url = f"{origin or 'https://' + host}/{target.replace('+', '%2B')}"
         return Tarball(f"{package}/-/{segment}/{rest}", (url,), filename, alias=True, foreign=foreign)
-
-
-def _is_text(url: str) -> bool:
-    try:
-        return url.isascii() or bool(url.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _own_path(package: str, path: str) -> str:
@@ -159,28 +140,5 @@ def _own_file(package: str, below: str) -> str:
     return f"{scope}/{file}" if repeated and file and "/" not in file and "%2F" not in file else ""
 
 
-def _cleaned(path: str) -> str:
-    """The canonical spelling, "" if no path of ours may look like that."""
-    try:
-        spelled = quote(path, safe=_SAFE)
-        judge_path(spelled[1:])
-        return "/" + canonical_path(spelled[1:]) if spelled[-1] != "/" else ""
-    except BadPath:
-        return ""
-
-
-def _segment(scheme: str, host: str, port: str) -> str:
-    """Host and port as one path segment, "" if they are none."""
-    usual = _PORTS.get(scheme, 0)
-    number = int(port) if port else usual
-    if not usual or not 0 < number < 65536 or not _HOST.fullmatch(host):
-        return ""
-    bare = number == usual and "." in host and host[0] != "["
-    return encode_segment(host if bare else f"{host}:{number}")
-
-
-def _names_host(text: str) -> bool:
-    if not _HOST.fullmatch(text):
-        return False
-    port = text.rpartition(":")[2] if ":" in text.rpartition("]")[2] else "1"
-    return 0 < int(port) < 65536 and ("." in text or ":" in text)
+def _is_bare(host: str) -> bool:
+    return "." in host

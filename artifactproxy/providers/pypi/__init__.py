@@ -16,8 +16,9 @@ from urllib.parse import unquote
 from artifactproxy.errors import BadPath, Fault, NotServed
 from artifactproxy.model import ArtifactKey, Ask, Kind, Promise, Rendered, Reply, Route, View
 from artifactproxy.providers._base import ClientSetup, Page, Provider, PublicOrigins, Site
+from artifactproxy.providers._hosts import LONGEST
 from artifactproxy.providers.pypi import jsonpage, legacy, markup, names, wheel
-from artifactproxy.providers.pypi.addresses import LONGEST, Places
+from artifactproxy.providers.pypi.addresses import Places
 from artifactproxy.providers.pypi.page import Listing, Project, is_json, promises
 from artifactproxy.rules.http import negotiate
 from artifactproxy.rules.paths import canonical_path, judge_path

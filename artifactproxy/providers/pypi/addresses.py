@@ -10,24 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
-from artifactproxy.errors import BadPath, NotServed
-from artifactproxy.rules.paths import canonical_path, decode_segment, encode_segment, judge_path
+from artifactproxy.errors import NotServed
+from artifactproxy.providers._hosts import (
+    ABSOLUTE,
+    LONGEST,
+    URL_SAFE,
+    cleaned,
+    is_text,
+    names_host,
+    origins,
+    segment_of,
+)
+from artifactproxy.rules.paths import decode_segment, encode_segment
 
 PREFIX = "packages/"
-LONGEST = 2048  # bytes of a path: a key field
 _LONGEST_FILE = LONGEST - len(".provenance")
 
-_ABSOLUTE = re.compile(
-    r"(https?)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(/[^?#]*)(\?[^#]*)?(?:#(.*))?",
-    re.IGNORECASE | re.DOTALL,
-)
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~+!-][A-Za-z0-9._~+!-]*+)++")
-_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _PYTHON_FOLDER = re.compile(r"(?:py|cp|pp|ip|jy)\d+(?:\.(?:py|cp|pp|ip|jy)\d+)*|\d+\.\d+")
-_PORTS = {"http": 80, "https": 443}
-_URL_SAFE = "/%!$&'()*+,;=:@~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +55,24 @@ class Addresses:
     def read(self, link: str) -> Address | None:
         """None for anything that is not a plain http(s) URL which we could fetch and name:
         other schemes, userinfo, dot segments, control characters."""
-        match = _ABSOLUTE.fullmatch(link) or _ABSOLUTE.fullmatch(_joined(self._page_url, link))
+        match = ABSOLUTE.fullmatch(link) or ABSOLUTE.fullmatch(_joined(self._page_url, link))
         if match is None or not is_text(link):
             return None
         scheme, host, port, path, query, fragment = match.groups(default="")
         origin = (scheme, host, port)
         segment = self._hosts.get(origin)
         if segment is None:
-            segment = self._hosts[origin] = _segment(scheme, host, port)
+            segment = self._hosts[origin] = segment_of(scheme, host, port, _is_bare)
         if not segment:
             return None
-        clean = path if _PLAIN.fullmatch(path) else _cleaned(path)
+        clean = path if _PLAIN.fullmatch(path) else cleaned(path)
         if not clean or len(PREFIX) + len(segment) + len(clean) > _LONGEST_FILE:
             return None
         netloc = f"{host}:{port}" if port else host
         url = f"{scheme.lower()}://{netloc}{path}{query}"
         if clean is not path or query:
-            url = quote(url, safe=_URL_SAFE + "?[]")
+            url = quote(url, safe=URL_SAFE + "?[]")
         return Address(PREFIX + segment + clean, url, fragment)
-
-
-def is_text(value: object) -> bool:
-    """Whether a value from a document is text that can be stored (no lone surrogates)."""
-    if not isinstance(value, str):
-        return False
-    try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 def _joined(base: str, link: str) -> str:
@@ -90,41 +82,16 @@ def _joined(base: str, link: str) -> str:
         return ""
 
 
-def _cleaned(path: str) -> str:
-    """The canonical spelling, "" if no path of ours may look like that."""
-    try:
-        spelled = quote(path, safe=_URL_SAFE)
-        judge_path(spelled[1:])
-        return "/" + canonical_path(spelled[1:]) if spelled[-1] != "/" else ""
-    except BadPath:
-        return ""
-
-
-def _segment(scheme: str, host: str, port: str) -> str:
-    """Host and port as one path segment, "" if the port is none."""
-    scheme, host = scheme.lower(), host.lower()
-    number = int(port) if port else _PORTS[scheme]
-    if not 0 < number < 65536 or not _HOST.fullmatch(host):
-        return ""
-    bare = number == _PORTS[scheme] and ("." in host or host == "localhost") and host[0] != "["
-    bare = bare and not _PYTHON_FOLDER.fullmatch(host)
-    return encode_segment(host if bare else f"{host}:{number}")
+def _is_bare(host: str) -> bool:
+    """Folders of the old layout are called like versions of Python."""
+    return ("." in host or host == "localhost") and not _PYTHON_FOLDER.fullmatch(host)
 
 
 class Places:
     """Where the files of one repository may lie: its upstreams' and its further file hosts."""
 
     def __init__(self, upstreams: Iterable[str], file_hosts: Iterable[str]) -> None:
-        self._origins: dict[str, str] = {}
-        for entry in (*upstreams, *file_hosts):
-            url = entry if "://" in entry else f"https://{entry}"
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", str(parts.port or "")
-            host = f"[{host}]" if ":" in host else host
-            if parts.scheme not in _PORTS or not (segment := _segment(parts.scheme, host, port)):
-                continue
-            netloc = host + (f":{port}" if port else "")
-            self._origins.setdefault(segment, f"{parts.scheme}://{netloc}")
+        self._origins = origins((*upstreams, *file_hosts), _is_bare)
         self.home = next(iter(self._origins), "")
 
     def find(self, path: str) -> tuple[str, str, bool]:
@@ -133,7 +100,7 @@ class Places:
         segment, _, rest = path.removeprefix(PREFIX).partition("/")
         host = decode_segment(segment).lower()
         segment = encode_segment(host)
-        if segment not in self._origins and not _names_host(host):
+        if segment not in self._origins and not names_host(host, _is_bare):
             if not self.home:
                 raise NotServed("this repository has no upstream")
             segment, rest = self.home, path
@@ -143,10 +110,3 @@ class Places:
         # A literal plus stays encoded towards upstream: S3 reads it as a space otherwise.
         target = rest.replace("+", "%2B")
         return f"{PREFIX}{segment}/{rest}", f"{origin or 'https://' + host}/{target}", origin is None
-
-
-def _names_host(text: str) -> bool:
-    if _PYTHON_FOLDER.fullmatch(text) or not _HOST.fullmatch(text):
-        return False
-    port = text.rpartition(":")[2] if ":" in text.rpartition("]")[2] else "1"
-    return 0 < int(port) < 65536 and ("." in text or ":" in text or text == "localhost")

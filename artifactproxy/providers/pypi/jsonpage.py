@@ -11,8 +11,9 @@ import math
 from typing import Any
 
 from artifactproxy.errors import UpstreamBroken
+from artifactproxy.providers._hosts import is_text
 from artifactproxy.providers.pypi import names
-from artifactproxy.providers.pypi.addresses import Addresses, is_text
+from artifactproxy.providers.pypi.addresses import Addresses
 from artifactproxy.providers.pypi.page import (
     File,
     Hashes,

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 
 from artifactproxy.errors import UpstreamBroken
 from artifactproxy.model import ArtifactKey, Digest, Promise
+from artifactproxy.providers._hosts import is_text
 from artifactproxy.providers.pypi import names
-from artifactproxy.providers.pypi.addresses import Address, is_text
+from artifactproxy.providers.pypi.addresses import Address
 
 Hashes = dict[str, str]
 
