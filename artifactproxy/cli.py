@@ -133,9 +133,10 @@ def remotes(config_file: str | None, data: str | None, *, as_json: bool) -> int:
 
 @cli.command()
 @click.argument("url")
+@click.option("--accept", default="", metavar="TYPE", help="The Accept header of the request.")
 @common
 @as_json_option
-def explain(url: str, config_file: str | None, data: str | None, *, as_json: bool) -> int:
+def explain(url: str, accept: str, config_file: str | None, data: str | None, *, as_json: bool) -> int:
     """Say what a request for URL would do, and why, without fetching anything.
 
     URL is what a client asks for: http://127.0.0.1:8080/REPOSITORY/PATH or /REPOSITORY/PATH.
@@ -144,8 +145,10 @@ def explain(url: str, config_file: str | None, data: str | None, *, as_json: boo
 
     config = load(config_file, data=data)
     target = f"/explain?url={quote(url, safe='')}"
+    if accept:
+        target += f"&accept={quote(accept, safe='')}"
     try:
-        ask = ask_of(url, config.public_url)
+        ask = ask_of(url, config.public_url, accept)
     except BadPath as error:
         raise click.UsageError(error.detail) from error
     show(_ask(config, "GET", target, None, lambda engine: engine.explain(ask)), as_json=as_json)

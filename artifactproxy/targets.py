@@ -21,10 +21,13 @@ class Purge:
         return {key: value for key, value in asdict(self).items() if value}
 
 
-def ask_of(address: str, root: str | None) -> Ask:
+def ask_of(address: str, root: str | None, accept: str = "") -> Ask:
     """The request that `explain` is about. Raises `BadPath` and `NotServed`."""
     root, read = written(address, root or "")
-    return Ask(read.repo, read.path, query=read.query, base=read.base(root), caller="control")
+    headers = {"accept": accept} if accept else {}
+    return Ask(
+        read.repo, read.path, query=read.query, headers=headers, base=read.base(root), caller="control"
+    )
 
 
 def purges(

@@ -153,6 +153,15 @@ def test_commands_work_offline_on_the_data_folder(run, tmp_path):
     assert run("gc", "--run")[0] == 0
 
 
+def test_explain_is_told_which_form_is_asked_for(run, tmp_path):
+    path = tmp_path / "npm.yaml"
+    path.write_text(f"data: {tmp_path}/npm\nremotes: {{npm: {{upstream: 'http://127.0.0.1:9/'}}}}")
+    short = "application/vnd.npm.install-v1+json"
+    for accept, variant in ((("--accept", short), "abbreviated"), ((), "full")):
+        code, out, _ = run("explain", "/npm/pot", *accept, "--json", file=str(path))
+        assert (code, json.loads(out)["route"]["key"]["variant"]) == (0, variant)
+
+
 def test_an_unusable_data_folder_is_one_sentence(run, tmp_path):
     (tmp_path / "data").write_text("a file")
     code, _, err = run("stats")
@@ -283,6 +292,7 @@ def instance(tmp_path):
 def test_commands_go_to_the_running_instance(run, instance):
     instance.body = b'{"entries": 2, "bytes": 10, "repository": "x"}'
     assert run("explain", "/tools/a b".replace(" ", "%20"))[0] == 0
+    assert run("explain", "/tools/a", "--accept", "text/plain")[0] == 0
     assert run("stats")[0] == 0
     assert run("gc", "--run")[0] == 0
     code, out, _ = run("purge", "/tools/a", "pkg:generic/x@1", "--json")
@@ -290,6 +300,7 @@ def test_commands_go_to_the_running_instance(run, instance):
     seen = [(method, path, json.loads(body or b"null")) for method, path, body in instance.seen]
     assert seen == [
         ("GET", "/explain?url=%2Ftools%2Fa%2520b", None),
+        ("GET", "/explain?url=%2Ftools%2Fa&accept=text%2Fplain", None),
         ("GET", "/stats", None),
         ("POST", "/gc", {"run": True}),
         ("POST", "/purge", {"repo": "tools", "path": "a"}),

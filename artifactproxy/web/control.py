@@ -1,6 +1,6 @@
 """Commands for the running server, as JSON over its Unix socket; the file's mode is the access rule.
 
-`POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=`, `GET /stats`, `GET /ping`.
+`POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Control:
         return await self._engine.stats()
 
     async def _explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return await self._engine.explain(self._ask_of(_text(arguments, "url")))
+        return await self._engine.explain(self._ask_of(_text(arguments, "url"), _text(arguments, "accept")))
 
     async def _purge(self, arguments: dict[str, Any]) -> dict[str, Any]:
         repo = _text(arguments, "repo")
@@ -82,10 +82,18 @@ class Control:
             raise BadRequest("run is true or false")
         return await self._engine.gc(run=run)
 
-    def _ask_of(self, text: str) -> Ask:
+    def _ask_of(self, text: str, accept: str) -> Ask:
         """An address as a client writes it: a URL of ours, or the path of one."""
         root, address = written(text, self._access.public_url)
-        return Ask(address.repo, address.path, query=address.query, base=address.base(root), caller="control")
+        headers = {"accept": accept} if accept else {}
+        return Ask(
+            address.repo,
+            address.path,
+            query=address.query,
+            headers=headers,
+            base=address.base(root),
+            caller="control",
+        )
 
 
 async def _json_body(request: web.BaseRequest) -> dict[str, Any]:
