@@ -140,10 +140,6 @@ class Metrics(Collector):
         ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
         self.increment("resumes", 0)
 
-    def set_repos(self, repos: Iterable[str]) -> None:
-        """After a change of the mounted repositories."""
-        self._repos = frozenset(repos)
-
     def outcome(self, outcome: Outcome) -> None:
         if outcome.what == "fill":
             self._fill(outcome)

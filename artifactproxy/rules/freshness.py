@@ -103,7 +103,7 @@ def _index(
     if policy.offline:
         return Serve(entry, f"{state}; the remote is offline", stale=not fresh)
     insists = _insists(control, age)
-    may_serve_stale = fresh or (_stale_for(left) <= policy.stale_if_error and not _must_revalidate(entry))
+    may_serve_stale = stale_allowed(entry, left, policy)
     if "only-if-cached" in control:
         if may_serve_stale:
             return Serve(entry, f"{state}; the client asked only for what is cached", stale=not fresh)
@@ -161,10 +161,10 @@ def fresh_for(entry: CacheEntry, now: float) -> float | None:
     return None if entry.ttl is None else entry.ttl - _age(entry, now)
 
 
-def stale_allowed(entry: CacheEntry, policy: Policy, now: float) -> bool:
-    """Whether this row may answer while upstream cannot: still fresh, or within
-    `stale_if_error` past freshness unless upstream said must-revalidate (RFC 9111 4.2.4)."""
-    left = fresh_for(entry, now)
+def stale_allowed(entry: CacheEntry, left: float | None, policy: Policy) -> bool:
+    """Whether this row may answer while upstream cannot, with `left` seconds of freshness: still
+    fresh, or within `stale_if_error` past it unless upstream said must-revalidate (RFC 9111
+    4.2.4)."""
     if left is None or left >= 0:
         return True
     return -left <= policy.stale_if_error and not _must_revalidate(entry)

@@ -61,16 +61,6 @@ _LOOK_ALIKES: Final = frozenset(
 )
 
 
-def split_target(raw: str) -> tuple[str, str, str]:
-    """Judge a whole request target and split it into (repository, path, query).
-
-    The repository is decoded, "" for `/`; path and query are as the client spelled them, without
-    the leading `/` and `?`. Raises `BadPath`.
-    """
-    whole, query = judge_target(raw)
-    return *split_repository(whole), query
-
-
 def judge_target(raw: str) -> tuple[str, str]:
     """Path and query of a request target, judged and as the client spelled them, without the
     leading `/` and `?`.

@@ -116,15 +116,6 @@ def test_hostile_names_do_not_make_series(metrics) -> None:
     assert sum(1 for key in samples if key[0] == "artifactproxy_warnings_total") == SERIES + 1
 
 
-def test_repositories_can_change(metrics) -> None:
-    metrics.outcome(Outcome("request", repo="new", result="hit", status=200))
-    metrics.set_repos(["new"])
-    metrics.outcome(Outcome("request", repo="new", result="hit", status=200))
-    samples = read(metrics)
-    assert samples["artifactproxy_requests_total", "other", "hit", "2xx"] == 1
-    assert samples["artifactproxy_requests_total", "new", "hit", "2xx"] == 1
-
-
 def test_every_name_has_our_prefix_and_the_build_is_known(metrics) -> None:
     names = {key[0] for key in read(metrics)}
     assert all(name.startswith("artifactproxy_") for name in names)

@@ -119,7 +119,7 @@ SPLIT = {
 @pytest.mark.parametrize("target", REFUSED.values(), ids=REFUSED.keys())
 def test_refused(target: str) -> None:
     with pytest.raises(BadPath) as caught:
-        paths.split_target(target)
+        split_target(target)
     assert (caught.value.status, caught.value.code) == (400, "bad_path")
     assert caught.value.detail.isascii()
     assert caught.value.detail.isprintable()
@@ -127,15 +127,15 @@ def test_refused(target: str) -> None:
 
 @pytest.mark.parametrize(("target", "expected"), SPLIT.items())
 def test_split(target: str, expected: tuple[str, str, str]) -> None:
-    assert paths.split_target(target) == expected
+    assert split_target(target) == expected
 
 
 def test_limits_are_exact() -> None:
     assert (paths.MAX_TARGET_BYTES, paths.MAX_SEGMENTS, paths.MAX_PARAMETERS) == (8190, 256, 256)
     longest = "/" + "a" * (paths.MAX_TARGET_BYTES - 1)
-    assert paths.split_target(longest)[0] == longest[1:]
+    assert split_target(longest)[0] == longest[1:]
     with pytest.raises(BadPath):
-        paths.split_target(longest + "a")
+        split_target(longest + "a")
     for judge in (paths.judge_path, paths.judge_query):
         judge("a" * paths.MAX_TARGET_BYTES)
         with pytest.raises(BadPath):
@@ -224,7 +224,7 @@ def test_encoding_is_undone_by_decoding(text: str) -> None:
 def test_whatever_passes_cannot_climb_or_hide(target: str) -> None:
     """The judge against a second, plain reading of what passed it."""
     try:
-        repo, path, _ = paths.split_target("/" + target)
+        repo, path, _ = split_target("/" + target)
     except BadPath:
         return
     assert "/" not in repo
@@ -253,8 +253,14 @@ def test_canonical_spelling_is_stable_and_passes_again(target: str) -> None:
 def test_absolute_form_is_judged_like_its_path(target: str) -> None:
     def outcome(text: str) -> object:
         try:
-            return paths.split_target(text)
+            return split_target(text)
         except BadPath:
             return BadPath
 
     assert outcome("http://proxy.example/" + target) == outcome("/" + target)
+
+
+def split_target(raw: str) -> tuple[str, str, str]:
+    """Repository, path and query of a whole target."""
+    whole, query = paths.judge_target(raw)
+    return *paths.split_repository(whole), query
