@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import socket
 from dataclasses import asdict, dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ class Forward:
     resolve: dict[str, str] = field(default_factory=dict)
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _addresses: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -120,11 +122,26 @@ class Forward:
         self, writer: asyncio.StreamWriter, host: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:
-            return await asyncio.open_connection(self.resolve.get(host, host.strip("[]")), port)
+            address = self.resolve.get(host) or await self._address(host.strip("[]"))
+            return await asyncio.open_connection(address, port)
         except OSError:
+            self._addresses.pop(host.strip("[]"), None)
             writer.write(b"HTTP/1.1 502 Unreachable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             await writer.drain()
             raise
+
+    async def _address(self, host: str) -> str:
+        """Looked up once, and again where a resolver had no time: the network is not what is tested."""
+        for left in (2, 1, 0):
+            if host in self._addresses:
+                break
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                self._addresses[host] = str(found[0][4][0])
+            except socket.gaierror as error:
+                if error.errno != socket.EAI_AGAIN or not left:
+                    raise
+        return self._addresses[host]
 
     async def _join(
         self,
