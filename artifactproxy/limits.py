@@ -73,6 +73,7 @@ class Limits:
     cold_range_wait: float = 1.0
     lease_wait: float = 5.0
     inline_index: int = 64 * 1024  # 2 ms of the loop; larger ones are read in a helper process
+    index_seconds: float = 300.0  # for reading the largest index; a helper process that hangs is ended
     decoded_ratio: int = 200
     memo_bytes: int = 64 * 2**20
     memo_file_bytes: int = 512 * 2**20

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -301,3 +302,14 @@ def _config(provider: str, upstream: str, forwarder: Forwarder | None, remote: s
         egress = f"    egress: {{proxy: '{forwarder.url}'}}\n    limits: {{connect: 15s}}\n"
     repository = f"  {provider}:\n    provider: {provider}\n    upstream: {upstream}\n"
     return f"remotes:\n{repository}{egress}{remote}"
+
+
+def address_of_this_machine() -> str:
+    """An address that is not loopback, "" if there is none. No packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ""
+        found = str(probe.getsockname()[0])
+    return "" if found.startswith("127.") else found

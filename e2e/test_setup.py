@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from e2e.clients import Pip, Uv
 from e2e.conftest import StartProxy
 from e2e.poetry_client import Poetry, obtain
 from e2e.registry import Registry
-from e2e.servers import Proxy, Seen
+from e2e.servers import Proxy, Seen, address_of_this_machine
 
 PROJECT = "idna"
 
@@ -145,21 +144,10 @@ def test_the_command_line_says_the_same_as_the_server(proxy: Proxy) -> None:
 # --- from another machine -------------------------------------------------------------------
 
 
-def _address_of_this_machine() -> str:
-    """An address that is not loopback, "" if there is none. No packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return ""
-        found = str(probe.getsockname()[0])
-    return "" if found.startswith("127.") else found
-
-
 @pytest.fixture(scope="module")
 def exposed(start_proxy: StartProxy) -> tuple[Proxy, str]:
     """A proxy on every interface, and its address as another machine would see it."""
-    address = _address_of_this_machine()
+    address = address_of_this_machine()
     if not address:
         pytest.skip("needs a network address besides loopback")
     proxy = start_proxy("exposed", listen="0.0.0.0:0")

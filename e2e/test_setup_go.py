@@ -12,8 +12,7 @@ from e2e.conftest import StartProxy
 from e2e.go_client import Go, Public
 from e2e.go_fixtures import StartGoProxy
 from e2e.go_modules import DATABASE, Answer, Database, Modules, made
-from e2e.servers import Proxy, Seen
-from e2e.test_setup import _address_of_this_machine
+from e2e.servers import Proxy, Seen, address_of_this_machine
 
 MODULE = "rsc.io/quote@v1.5.2"
 PRIVATE = "corp.example/private"
@@ -104,7 +103,7 @@ def test_the_command_printed_at_the_start_does_the_same(proxy: Proxy, user: User
 def test_from_another_machine_it_needs_no_more_than_its_text(
     start_go_proxy: StartGoProxy, user: User, public_go: Public
 ) -> None:
-    address = _address_of_this_machine()
+    address = address_of_this_machine()
     if not address:
         pytest.skip("needs a network address besides loopback")
     proxy = start_go_proxy("exposed", listen="0.0.0.0:0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +11,7 @@ import pytest
 from e2e.node_clients import Npm, Pnpm, Yarn, locked, tarballs
 from e2e.node_fixtures import StartNpmProxy
 from e2e.node_registry import NodeRegistry
-from e2e.servers import Proxy, Seen
+from e2e.servers import Proxy, Seen, address_of_this_machine
 from tests.needs import needs
 
 pytestmark = needs("node", "npm", "openssl")
@@ -25,17 +24,6 @@ TARBALLS = {"sample-package/-/sample-package-1.0.0.tgz", "@corp/scoped/-/scoped-
 def published(node_registry: NodeRegistry) -> None:
     for name, version in WANTED.items():
         node_registry.publish(name, version)
-
-
-def _address_of_this_machine() -> str:
-    """An address that is not loopback, "" if there is none. No packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return ""
-        found = str(probe.getsockname()[0])
-    return "" if found.startswith("127.") else found
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +39,7 @@ def root(request: pytest.FixtureRequest, exposed: Proxy) -> str:
     exposed.url = f"http://127.0.0.1:{port}"
     if request.param == "here":
         return exposed.url
-    address = _address_of_this_machine()
+    address = address_of_this_machine()
     if not address:
         pytest.skip("needs a network address besides loopback")
     return f"http://{address}:{port}"

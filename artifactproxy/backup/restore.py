@@ -75,7 +75,8 @@ def unpack(source: BinaryIO, place: Path, progress: Progress) -> Unpacked:
         reader.finish()
         _sync_files(f"{place}/{blob_path(ref.sha256)}" for ref in index.blobs())
         forgotten = index.keep(lambda ref: os.path.lexists(f"{place}/{blob_path(ref.sha256)}"))
-        assert forgotten == unpacked.left_out
+        if forgotten != unpacked.left_out:
+            raise BadBackup("its index and its blobs do not belong together")
         index.mark_clean()
     marker = os.open(place / MARKER, _CREATE, 0o600)
     try:

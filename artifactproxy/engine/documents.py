@@ -37,7 +37,7 @@ class Documents:
         self._store = store
         self._new_path = new_path
         self._limits = limits
-        self._workers = Workers()
+        self._workers = Workers(limits.index_seconds)
         self._memo = Memo(limits.memo_bytes, limits.memo_file_bytes, clock)
         self._making: dict[str, asyncio.Task[Made]] = {}
         self._turn = asyncio.Lock()

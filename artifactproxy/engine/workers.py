@@ -38,7 +38,6 @@ GROWN_BYTES = 64 * 2**20  # a process larger than this does not wait long for mo
 BLOATED_BYTES = 512 * 2**20  # and one larger than this does not take another job
 HEAVY_BYTES = 2**20
 PIPE_BYTES = 2**20
-JOB_SECONDS = 300.0  # for the largest index on a busy machine; a reader that hangs is ended
 STEP_BYTES = 64 * 1024  # a job yields to one later job for each of these
 START = "import sys; sys.path[:] = sys.argv[1:]; from artifactproxy.engine.reader import serve; serve()"
 
@@ -68,9 +67,11 @@ class _Lane:
 
 
 class Workers:
-    """Belongs to one event loop. `count` processes at most, each started when first needed."""
+    """Belongs to one event loop. So many `processes` at most, each started when first needed; one
+    that works on a job for longer than `job_seconds` is ended."""
 
-    def __init__(self, processes: int | None = None) -> None:
+    def __init__(self, job_seconds: float, processes: int | None = None) -> None:
+        self._job_seconds = job_seconds
         most = min(2, _cores()) if processes is None else processes
         self._lanes = [_Lane(heavy=n == 0) for n in range(most)]
         self._heavy: list[_Order] = []
@@ -196,7 +197,7 @@ class Workers:
             if self._closed:
                 _kill(lane.process)
         try:
-            async with asyncio.timeout(JOB_SECONDS):
+            async with asyncio.timeout(self._job_seconds):
                 reply = await _exchanged(lane.process, job)
         except TimeoutError as error:
             await _ended(lane)

@@ -28,7 +28,7 @@ SMALL = 1000
 
 @pytest.fixture
 async def workers() -> AsyncIterator[Workers]:
-    started = Workers(1)
+    started = Workers(60.0, 1)
     yield started
     await started.close()
     assert started.pids == []
@@ -184,7 +184,7 @@ async def test_large_jobs_yield_to_some_small_ones_but_not_to_all(workers: Worke
 
 
 async def test_a_second_process_takes_small_jobs_only() -> None:
-    workers = Workers(2)
+    workers = Workers(60.0, 2)
     large = module.HEAVY_BYTES + 1
     try:
         await workers.run(Learn(index(page())), large)
@@ -226,7 +226,7 @@ async def test_a_bloated_process_takes_no_other_job(
 
 
 async def test_closing_ends_what_runs_and_what_waits() -> None:
-    workers = Workers(1)
+    workers = Workers(60.0, 1)
     await workers.run(Learn(index(page())), SMALL)
     os.kill(workers.pids[0], signal.SIGSTOP)
     jobs = [asyncio.create_task(workers.run(Learn(index(page())), SMALL)) for _ in range(3)]
@@ -258,15 +258,13 @@ def test_promises_survive_packing() -> None:
     assert Promise(ArtifactKey("r", "other")) not in Lesson(promises)
 
 
-async def test_a_job_without_end_is_ended_and_the_next_one_works(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_without_end_is_ended_and_the_next_one_works(tmp_path: Path) -> None:
+    workers = Workers(4.0, 1)  # also the time in which a process must start
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)  # nobody writes to it, so that opening it never ends
-    monkeypatch.setattr(module, "JOB_SECONDS", 1.0)
     with pytest.raises(StoreUnavailable) as caught:
         await workers.run(Learn(index(str(pipe))), SMALL)
     assert caught.value.code == "helper_slow"
     assert workers.pids == []
-    monkeypatch.undo()
     assert list(await workers.run(Learn(index(page())), SMALL))
+    await workers.close()
