@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,27 @@ def call(
         answer = connection.getresponse()
         return _decoded(answer.status, answer.read())
     except (http.client.HTTPException, OSError) as error:
+        raise Refused(f"the running instance broke off: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+
+
+def stream(data: Path, target: str, body: object, *, timeout: float = TIMEOUT) -> Iterator[dict[str, Any]]:
+    """A command that tells as it goes, one mapping after another. Raises `NotRunning` before the
+    first, `Refused` at any time, also when the instance ends before it has told all."""
+    connection = _Connection(data, timeout)
+    try:
+        headers = {"Accept": "application/x-ndjson", "Content-Type": "application/json"}
+        connection.request("POST", target, body=json.dumps(body).encode(), headers=headers)
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            _decoded(answer.status, answer.read())
+        for line in answer:
+            said = json.loads(line)
+            if "failed" in said:
+                raise Refused(f"the running instance could not go on: {said['failed']}")
+            yield said
+    except (http.client.HTTPException, ValueError, OSError) as error:
         raise Refused(f"the running instance broke off: {error or type(error).__name__}") from error
     finally:
         connection.close()

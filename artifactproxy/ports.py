@@ -91,6 +91,35 @@ class BlobStore(Adapter, Protocol):
         """Every blob with its age in seconds since it was last put."""
 
 
+@dataclass(frozen=True, slots=True)
+class Oddity:
+    """Something in the store's own medium that is not as the store leaves it.
+
+    `kind` is a stable slug (`stray`, `misplaced`, `temp`, `mode`, `link`), `name` says where in the
+    store's own terms, `detail` what is wrong with it.
+    """
+
+    kind: str
+    name: str
+    detail: str
+
+
+class StoreSurvey(Protocol):
+    """What the checker asks of the medium; same class as the store, seldom, never in a request.
+
+    V1 oddities finds whatever is neither a blob in its place nor work of a living process, and
+    changes nothing. V2 mend makes one right without ever losing a blob that is what its name says:
+    what cannot be explained goes to quarantine; False if it is still as it was. V3 set_aside takes
+    a blob out of reach (quarantine), is idempotent, and running readers finish.
+    """
+
+    def oddities(self) -> AsyncIterator[Oddity]: ...
+
+    async def mend(self, oddity: Oddity) -> bool: ...
+
+    async def set_aside(self, ref: BlobRef) -> None: ...
+
+
 # --- metadata -------------------------------------------------------------------------------
 
 
@@ -191,6 +220,46 @@ class Ledger(Protocol):
         """Drop absences, superseded bodies and ledger hours that are past keeping."""
 
     async def totals(self) -> Totals: ...
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """What the index keeps of a blob; times are POSIX seconds, `doomed_at` None while it is wanted."""
+
+    ref: BlobRef
+    added_at: float
+    doomed_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OldBody:
+    """A superseded body that is kept for a while."""
+
+    key: ArtifactKey
+    sha256: str
+    replaced_at: float
+
+
+class Census(Protocol):
+    """Every row, for the checker: read-only, in pages, also while another process serves.
+
+    N1 a walk sees every row that is older than its start and stays. N2 nothing is written, not
+    even by opening. N3 damage is what the database itself finds wrong, one sentence each; what
+    cannot be read raises `IndexUnavailable`. N4 rows come as they are stored, right or wrong.
+    """
+
+    async def damage(self) -> list[str]: ...
+
+    def entries(self) -> AsyncIterator[list[CacheEntry]]: ...
+
+    def promises(self) -> AsyncIterator[list[Promise]]: ...
+
+    def blobs(self) -> AsyncIterator[list[BlobRow]]: ...
+
+    def old_bodies(self) -> AsyncIterator[list[OldBody]]: ...
+
+    async def last_generation(self) -> int:
+        """The largest number that was reserved."""
 
 
 # --- coordination ---------------------------------------------------------------------------

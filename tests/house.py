@@ -36,11 +36,14 @@ FLOORS: dict[str, frozenset[str]] = {
     "hosted": _ENGINE | {"engine"},
     "virtual": _ENGINE | {"engine"},
     "bundles": _ENGINE | {"engine"},
-    "web": _ENGINE | {"engine", "hosted", "virtual", "bundles"},
+    "checkup": _ENGINE | {"engine"},
+    "web": _ENGINE | {"engine", "hosted", "virtual", "bundles", "checkup"},
 }
 """What a room may import besides itself. The top floor may import everything."""
 
-TOP = frozenset("__init__ __main__ backup cli config control datadir targets terminal wiring".split())
+TOP = frozenset(
+    "__init__ __main__ backup cli cli_checkup config control datadir targets terminal wiring".split()
+)
 
 PURE = frozenset({"model", "limits", "errors", "rules", "providers"})
 PURE_IMPORTS = frozenset(

@@ -31,7 +31,7 @@ from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import ClientGone, Connection, Listener, parser_name
-from artifactproxy.web.contract import EngineLike, WebObserver
+from artifactproxy.web.contract import CheckupLike, EngineLike, WebObserver
 from artifactproxy.web.control import Control
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import error_answer, plain_page
@@ -65,6 +65,7 @@ class WebServer:
         ssl: tls.SSLContext | None = None,
         *,
         via: str = SERVER,
+        checkup: CheckupLike | None = None,
     ) -> None:
         self._engine = engine
         self._observer = observer
@@ -72,7 +73,7 @@ class WebServer:
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._bodies = Bodies(limits)
-        self._control = Control(engine, access)
+        self._control = Control(engine, access, checkup)
         self._closing = False
         prefix = secrets.token_hex(4)
         self._ids = (f"{prefix}{n:08x}" for n in itertools.count(1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from artifactproxy.engine.answer import Answer
@@ -38,6 +38,16 @@ class EngineLike(Protocol):
 
     def states(self) -> dict[str, Any]:
         """Gauges: numbers by name, or a mapping of numbers by one label value."""
+
+
+class CheckupLike(Protocol):
+    """Checks that run for minutes and tell as they go. Each line is a mapping with one key:
+    `progress` (`step`, `done`, `total` or None), `finding`, and last `summary`. Raises `Fault`."""
+
+    def fsck(self, *, full: bool, repair: bool) -> AsyncIterator[dict[str, Any]]: ...
+
+    def scrub(self, *, rate: int | None) -> AsyncIterator[dict[str, Any]]:
+        """`rate` in bytes a second; None: as fast as the disk gives."""
 
 
 class WebObserver(Observer, Protocol):

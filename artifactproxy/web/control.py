@@ -1,39 +1,46 @@
 """Commands for the running server, as JSON over its Unix socket; the file's mode is the access rule.
 
 `POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`.
+`POST /fsck {full, repair}` and `POST /scrub {rate}` answer line by line while they work; a failure after
+the first line is a line of its own: `{"failed": "..."}`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from artifactproxy.engine.answer import Answer
+from artifactproxy.engine.answer import Answer, Chunks
 from artifactproxy.errors import BadRequest, Fault, MethodRefused, NotServed
 from artifactproxy.model import Ask
+from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.addresses import written
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import json_answer
-from artifactproxy.web.contract import EngineLike
+from artifactproxy.web.contract import CheckupLike, EngineLike
 
 BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
+LINES = "application/x-ndjson"
 
 _Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+_Stream = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 
 
 class Control:
     """One method for each command; arguments come from the query or from a JSON object."""
 
-    def __init__(self, engine: EngineLike, access: AccessRules) -> None:
+    def __init__(self, engine: EngineLike, access: AccessRules, checkup: CheckupLike | None = None) -> None:
         self._engine = engine
         self._access = access
+        self._checkup = checkup
+        self._streams: dict[str, _Stream] = {"fsck": self._fsck, "scrub": self._scrub} if checkup else {}
         self._commands: dict[str, tuple[str, _Command]] = {
             "ping": ("GET", self._ping),
             "stats": ("GET", self._stats),
@@ -45,12 +52,21 @@ class Control:
     async def answer(self, request: web.BaseRequest) -> Answer:
         """Raises `Fault`."""
         path, _, query = request.raw_path.partition("?")
-        method, command = self._commands.get(path.strip("/"), ("", None))
-        if command is None:
+        name = path.strip("/")
+        if name in self._streams:
+            method, command = "POST", None
+        else:
+            method, command = self._commands.get(name, ("", None))
+        if not method:
             raise NotServed("no such command")
         if request.method != method:
             raise MethodRefused(f"use {method}", allow=method)
         arguments = await _json_body(request) if method == "POST" else _query(query)
+        if command is None:
+            lines = _lines(self._streams[name](arguments))
+            return Answer(
+                200, [("Content-Type", LINES)], Chunks(lines, None), Outcome("request", result="local")
+            )
         return json_answer(await command(arguments))
 
     def page(self, fault: Fault, ask: Ask) -> Page:
@@ -77,10 +93,20 @@ class Control:
         return await self._engine.purge(repo, path=path, package=package)
 
     async def _gc(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        run = arguments.get("run", False)
-        if not isinstance(run, bool):
-            raise BadRequest("run is true or false")
-        return await self._engine.gc(run=run)
+        return await self._engine.gc(run=_flag(arguments, "run"))
+
+    def _fsck(self, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        if self._checkup is None:
+            raise NotServed("there is nothing to check")
+        return self._checkup.fsck(full=_flag(arguments, "full"), repair=_flag(arguments, "repair"))
+
+    def _scrub(self, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        rate = arguments.get("rate")
+        if self._checkup is None:
+            raise NotServed("there is nothing to check")
+        if rate is not None and (type(rate) is not int or rate <= 0):
+            raise BadRequest("rate is a number of bytes a second")
+        return self._checkup.scrub(rate=rate)
 
     def _ask_of(self, text: str, accept: str) -> Ask:
         """An address as a client writes it: a URL of ours, or the path of one."""
@@ -94,6 +120,15 @@ class Control:
             base=address.base(root),
             caller="control",
         )
+
+
+async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """The status has left before the first line, so a failure can only be a line."""
+    try:
+        async for line in told:
+            yield json.dumps(line).encode() + b"\n"
+    except Fault as fault:
+        yield json.dumps({"failed": fault.detail}).encode() + b"\n"
 
 
 async def _json_body(request: web.BaseRequest) -> dict[str, Any]:
@@ -122,4 +157,11 @@ def _text(arguments: dict[str, Any], name: str) -> str:
     value = arguments.get(name) or ""
     if not isinstance(value, str):
         raise BadRequest(f"{name} is text")
+    return value
+
+
+def _flag(arguments: dict[str, Any], name: str) -> bool:
+    value = arguments.get(name, False)
+    if not isinstance(value, bool):
+        raise BadRequest(f"{name} is true or false")
     return value
