@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help serve quick test e2e bench check-clean requirements clean
+.PHONY: help serve quick test e2e bench fuzz reliability check-clean requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +25,19 @@ quick: $(VENV)/.dev ## Lint, types, and the tests that need no I/O: seconds
 	$(BIN)/python -m pytest tests/rules tests/providers tests/test_house.py tests/test_config.py $(PYTEST)
 
 test: $(VENV)/.dev ## All tests that run anywhere; lists what was skipped (REQUIRE_ALL=1: fails instead)
-	$(BIN)/python -m pytest -rs tests $(PYTEST)
+	$(BIN)/python -m pytest -rs tests --results build/reliability/tests.json $(PYTEST)
 
 e2e: $(VENV)/.dev ## Real clients against a real instance
 	$(BIN)/python -m pytest -rs e2e $(PYTEST)
 
 bench: $(VENV)/.dev ## Measure
 	$(BIN)/python -m bench $(ARGS)
+
+fuzz: $(VENV)/.fuzz ## Parsers and rules under a coverage-guided fuzzer (ARGS="--seconds 60 TARGET...")
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+reliability: $(VENV)/.dev ## Write docs/reliability.md from the results of make test, soak and fuzz
+	$(BIN)/python -m tests.reliability
 
 check-clean: ## Fail if the checkout differs from what is committed
 	@test -z "$$(git status --porcelain)" || { git status --short; echo "the checkout is not clean"; exit 1; }
@@ -40,6 +46,7 @@ requirements: $(VENV)/.dev ## Pin the dependencies again (raise them with ARGS=-
 	$(BIN)/uv pip compile pyproject.toml --output-file requirements/base.txt $(COMPILE) $(ARGS)
 	$(BIN)/uv pip compile pyproject.toml requirements/dev.in --constraint requirements/base.txt \
 	  --output-file requirements/dev.txt $(COMPILE) $(ARGS)
+	$(BIN)/uv pip compile requirements/fuzz.in --output-file requirements/fuzz.txt $(COMPILE) $(ARGS)
 
 clean: ## Remove what was built, but not ./data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis artifactproxy.egg-info
@@ -55,6 +62,10 @@ $(VENV)/.base: requirements/base.txt | $(VENV)/.made
 $(VENV)/.dev: requirements/dev.txt | $(VENV)/.made
 	$(PIP) -r requirements/dev.txt
 	@touch $@ $(VENV)/.base
+
+$(VENV)/.fuzz: requirements/fuzz.txt | $(VENV)/.dev
+	$(PIP) -r requirements/fuzz.txt
+	@touch $@
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing; install Python 3.11 or newer"; exit 1; }

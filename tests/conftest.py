@@ -9,6 +9,8 @@ import pytest
 
 from tests.chaos import Chaos
 
+pytest_plugins = ["tests.needs", "tests.reliability.results"]
+
 
 @pytest.fixture
 async def chaos() -> AsyncIterator[Chaos]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import quote, urlsplit
 
 from artifactproxy.errors import BadPath
@@ -34,7 +35,7 @@ def segment_of(scheme: str, host: str, port: str, bare: Bare) -> str:
     scheme, host = scheme.lower(), host.lower()
     usual = _PORTS.get(scheme, 0)
     number = int(port) if port else usual
-    if not usual or not 0 < number < 65536 or not _HOST.fullmatch(host):
+    if not usual or not 0 < number < 65536 or not _is_host(host):
         return ""
     is_bare = number == usual and host[0] != "[" and bare(host)
     return encode_segment(host if is_bare else f"{host}:{number}")
@@ -42,10 +43,22 @@ def segment_of(scheme: str, host: str, port: str, bare: Bare) -> str:
 
 def names_host(text: str, bare: Bare) -> bool:
     """Whether a decoded segment is one that `segment_of` could have made."""
-    if not _HOST.fullmatch(text):
+    if not _is_host(text):
         return False
     port = text.rpartition(":")[2] if ":" in text.rpartition("]")[2] else "1"
     return 0 < int(port) < 65536 and (":" in text or bare(text))
+
+
+def _is_host(text: str) -> bool:
+    """A name or an address, with or without a port."""
+    if not _HOST.fullmatch(text):
+        return False
+    if text[0] == "[":
+        try:
+            IPv6Address(text[1 : text.index("]")])
+        except AddressValueError:
+            return False
+    return True
 
 
 def origins(urls: Iterable[str], bare: Bare) -> dict[str, str]:

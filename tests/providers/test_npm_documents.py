@@ -115,7 +115,8 @@ def test_what_is_no_manifest_is_refused(body: bytes) -> None:
 
 def test_a_manifest_whose_tarball_cannot_be_fetched_is_refused() -> None:
     body = as_json(manifest("1.0.0", "file:///etc/passwd"))
-    assert learn(body, "pot/1.0.0") == {}
+    with pytest.raises(UpstreamBroken):
+        learn(body, "pot/1.0.0")
     with pytest.raises(UpstreamBroken):
         rendered(body, "pot/1.0.0")
 

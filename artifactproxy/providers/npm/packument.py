@@ -354,6 +354,7 @@ def _manifest(package: str, body: bytes) -> tuple[str, _Object]:
 
 def manifest_promises(key: ArtifactKey, package: str, body: bytes, tarballs: Tarballs) -> list[Promise]:
     version, manifest = _manifest(package, body)
+    _own_path(package, version, manifest, tarballs)
     lesson = _Lesson(key, package, tarballs)
     lesson.version(version, manifest)
     return lesson.promises({})
@@ -367,10 +368,17 @@ def render_manifest(
     version, manifest = _manifest(package, body)
     if version in hidden:
         raise Blocked(f"{package} {version} is withheld by policy")
-    text, dist = body.decode("utf-8-sig"), manifest.get("dist")
+    text, path = body.decode("utf-8-sig"), _own_path(package, version, manifest, tarballs)
+    return (readdressed(manifest, text, f"{base}/{path}") if path else text).encode()
+
+
+def _own_path(package: str, version: str, manifest: _Object, tarballs: Tarballs) -> str:
+    """Where the tarball is with us; "" if the manifest names none. Raises `UpstreamBroken` for one
+    that cannot be fetched: before it is stored, so that it replaces nothing that can be."""
+    dist = manifest.get("dist")
     if not isinstance(dist, dict) or not isinstance(dist.get("tarball"), str):
-        return text.encode()
+        return ""
     place = _place(tarballs, package, version, dist)
     if place is None:
         raise broken("upstream's document names a tarball that cannot be fetched")
-    return readdressed(manifest, text, f"{base}/{place[0]}").encode()
+    return place[0]

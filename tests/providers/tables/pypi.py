@@ -212,6 +212,12 @@ CASES = [
         foreign=True,
     ),
     case(
+        "what looks like an address and is none is a folder of the upstream itself",
+        "packages/%5B:::1%5D:8080/a-1.zip",
+        ARTIFACT,
+        "https://index.example/packages/%5B:::1%5D:8080/a-1.zip",
+    ),
+    case(
         "an address in brackets",
         "packages/%5B::1%5D:8080/a-1.zip",
         ARTIFACT,
