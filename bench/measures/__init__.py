@@ -7,6 +7,7 @@ from collections.abc import Callable
 from bench.measures import (
     cold,
     crowd,
+    crowded,
     first_byte,
     go,
     memory,
@@ -25,6 +26,7 @@ MEASURES: dict[str, Callable[[Bench], Result]] = {
     "first-byte": first_byte.measure,
     "crowd": crowd.measure,
     "memory": memory.measure,
+    "crowded": crowded.measure,
     "warm": warm.measure,
     "small": small.measure,
     "pip": pip.measure,
