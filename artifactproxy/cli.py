@@ -21,6 +21,7 @@ import click
 
 from artifactproxy import __version__
 from artifactproxy.backup.commands import backup, restore
+from artifactproxy.cli_checkup import fsck, scrub
 from artifactproxy.errors import BadPath, ConfigError, Fault
 from artifactproxy.terminal import (
     CLEAN,
@@ -49,6 +50,8 @@ def cli() -> None:
 
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(fsck)
+cli.add_command(scrub)
 
 
 @cli.command()

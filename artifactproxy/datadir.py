@@ -19,6 +19,7 @@ from pathlib import Path
 
 from artifactproxy import failpoints
 from artifactproxy.errors import StoreUnavailable
+from artifactproxy.indexes.salvage import finish, refuse_unfinished
 
 FORMAT = 1
 INDEX = "index.sqlite3"
@@ -28,7 +29,8 @@ MARKER = "format"
 _LOCK = "lock"
 _RESTORING, _RESTORED = "restoring", "restored"
 _CONTENT = (BLOBS, INDEX, MARKER)  # what a restore brings, in the order of moving in
-_SIDE_FILES = ("-wal", "-shm", "-journal")  # of an index; beside another one they would damage it
+# Of an index; beside another one they would damage it, or take its place.
+_SIDE_FILES = ("-wal", "-shm", "-journal", ".salvaged")
 _NOT_CONTENT = frozenset({_LOCK, _RESTORING, "lost+found"})
 
 
@@ -41,6 +43,7 @@ class DataFolder:
         try:
             _move_in(self.path)
             _check_whole(self.path)
+            finish(self.path / INDEX)
             self._check_format()
         except OSError as error:
             os.close(self._lock)
@@ -51,9 +54,7 @@ class DataFolder:
 
     def _check_format(self) -> None:
         if layout(self.path) is None:
-            draft = self.path / "format.new"
-            draft.write_text(f"{FORMAT}\n")
-            draft.replace(self.path / MARKER)
+            _write_format(self.path)
 
     @property
     def control_socket(self) -> Path:
@@ -63,12 +64,73 @@ class DataFolder:
         os.close(self._lock)
 
 
+def _write_format(path: Path) -> None:
+    """All of it or nothing, also when power fails: an empty file would be taken for another layout."""
+    draft = path / f"{MARKER}.new"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, f"{FORMAT}\n".encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    draft.replace(path / MARKER)
+    _sync(path)
+
+
 def _check_whole(path: Path) -> None:
     if (path / _RESTORING).exists():
         raise StoreUnavailable(
             f"a restore into {path} did not finish: run it again,"
             f" or remove {path / _RESTORING} to go on without it"
         )
+
+
+@contextmanager
+def looking(path: Path, *, first: bool = False) -> Iterator[bool]:
+    """The folder for a reader that changes nothing, not even by making a lock; yields whether
+    somebody works in it. If nobody does, nobody begins to while the block is open. `first` is for
+    a look before `DataFolder`, which finishes what was left unfinished.
+
+    Raises `StoreUnavailable` and `IndexUnavailable` where there is nothing to read, or nothing yet.
+    """
+    path = path.absolute()
+    try:
+        if not path.is_dir():
+            raise StoreUnavailable(f"{path} is no directory: there is nothing to check")
+        next(path.iterdir(), None)
+        if layout(path) is None:
+            raise StoreUnavailable(f"{path} is no data folder: there is nothing to check")
+        lock = _existing_lock(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        busy = lock is not None and not _taken(lock)
+        if not busy and not first:
+            _check_whole(path)
+            if (path / _RESTORED).is_dir():
+                raise StoreUnavailable(
+                    f"a restore into {path} waits to be finished: start artifactproxy once"
+                )
+            refuse_unfinished(path / INDEX)
+        yield busy
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _existing_lock(path: Path) -> int | None:
+    try:
+        return os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None  # nobody has worked here: it was copied
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def layout(path: Path) -> int | None:

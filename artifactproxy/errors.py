@@ -63,6 +63,13 @@ class BodyTooLarge(Fault):
     code = "body_too_large"
 
 
+class HeadSlow(Fault):
+    """A request head that was begun and does not end: 408."""
+
+    status = 408
+    code = "head_timeout"
+
+
 class BodySlow(Fault):
     """A request body that does not arrive: 408."""
 
@@ -231,11 +238,13 @@ class Busy(Fault):
 
 
 class BlobMissing(Exception):
-    """The store does not hold this blob, for certain."""
+    """The store does not hold this blob, for certain. `damaged`: what it held was something else,
+    and has been set aside by this very call."""
 
-    def __init__(self, sha256: str) -> None:
+    def __init__(self, sha256: str, *, damaged: bool = False) -> None:
         super().__init__(sha256)
         self.sha256 = sha256
+        self.damaged = damaged
 
 
 class ConfigError(Exception):

@@ -7,8 +7,9 @@ Actions: `raise` (OSError with the errno named, default EIO), `kill` (SIGKILL to
 
 Names: tmp.opened tmp.half tmp.full tmp.reread tmp.fsynced blob.linked dir.fsynced verified tail.released
 row.written row.committed evict.marked evict.deleted backup.snapshot backup.blob backup.read
-backup.synced restore.blob restore.synced restore.verified restore.committed restore.removed
-restore.moved.
+backup.synced recheck.read scrub.read scrub.aside heal.begun heal.done restore.blob restore.synced
+restore.verified restore.committed restore.removed restore.moved salvage.row salvage.built
+salvage.ready salvage.aside salvage.moved survey.read.
 """
 
 from __future__ import annotations

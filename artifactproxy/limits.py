@@ -73,6 +73,8 @@ class Limits:
     cold_range_wait: float = 1.0
     lease_wait: float = 5.0
     inline_index: int = 64 * 1024  # 2 ms of the loop; larger ones are read in a helper process
+    index_wait: float = 5.0  # for another process that holds the index
+    index_memory: int = 8 * 2**30  # of a helper process, address space included
     index_seconds: float = 300.0  # for reading the largest index; a helper process that hangs is ended
     decoded_ratio: int = 200
     memo_bytes: int = 64 * 2**20
@@ -87,7 +89,11 @@ class Limits:
     superseded_keep: float = 7 * 86400.0
     ledger_keep: float = 90 * 86400.0
     sweep_every: float = 60.0
+    clock_hold: float = 86400.0  # after a jump of the clock, before anything expires by it
+    scrub_rate: int = 20 * 2**20  # bytes a second of the background scrub; 0: no bound
+    scrub_every: float = 7 * 86400.0  # at most one round of it in this time; 0: none
     touch_every: float = 60.0  # how exactly the last use of a file is known
     flush_every: float = 2.0  # touches and the ledger
+    loop_blocked: float = 1.0  # an event loop that stands still for this long is reported
     log_every: float = 0.1
     log_bytes: int = 64 * 1024

@@ -69,7 +69,9 @@ class BlobStore(Adapter, Protocol):
     absence raises `BlobMissing`; a `LocalFile` is already opened and has the size of the ref, else
     `BlobMissing` is raised and the damaged blob set aside. B10 only digest-shaped names are
     touched. B11 a cancelled or failed put leaves nothing visible and no temp file. B12 a full
-    disk raises `StoreFull`, any other failure of the medium `StoreUnavailable`.
+    disk raises `StoreFull`, any other failure of the medium `StoreUnavailable`. B13 set_aside takes
+    a blob out of reach without destroying it, tells whether this call did, and running readers
+    finish; given the file that was found damaged it leaves another one that was put meanwhile.
     """
 
     async def put(self, ref: BlobRef, path: Path) -> None:
@@ -86,6 +88,8 @@ class BlobStore(Adapter, Protocol):
 
     async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
         """Remove a blob last put at least `older_than` seconds ago; a younger one stays."""
+
+    async def set_aside(self, ref: BlobRef, opened: LocalFile | None = None) -> bool: ...
 
     def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
         """Every blob with its age in seconds since it was last put."""
@@ -104,20 +108,45 @@ class Oddity:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A blob as it lies: its size, and the sha256 of its bytes or why they cannot be read."""
+
+    size: int
+    sha256: str
+    trouble: str = ""
+
+
 class StoreSurvey(Protocol):
-    """What the checker asks of the medium; same class as the store, seldom, never in a request.
+    """What the checker asks of the medium: beside the store, seldom, never in a request. It works
+    on a store that was never started.
 
     V1 oddities finds whatever is neither a blob in its place nor work of a living process, and
     changes nothing. V2 mend makes one right without ever losing a blob that is what its name says:
     what cannot be explained goes to quarantine; False if it is still as it was. V3 set_aside takes
-    a blob out of reach (quarantine), is idempotent, and running readers finish.
+    a blob out of reach (quarantine), is idempotent, and running readers finish. V4 sizes and read
+    tell of blobs as they lie and heal nothing; None is known absence, "cannot tell" raises
+    `StoreUnavailable`; a blob that the medium cannot give is told as trouble of that blob.
     """
 
     def oddities(self) -> AsyncIterator[Oddity]: ...
 
+    async def is_odd(self, oddity: Oddity) -> bool:
+        """Whether this one is still there."""
+
     async def mend(self, oddity: Oddity) -> bool: ...
 
-    async def set_aside(self, ref: BlobRef) -> None: ...
+    async def set_aside(self, sha256: str) -> None: ...
+
+    async def sizes(self, sha256s: Sequence[str]) -> list[int | None]: ...
+
+    async def read(self, sha256: str, told: Callable[[int], None]) -> Content | None:
+        """Hash a blob; `told` hears of every piece, in bytes."""
+
+    async def temp_bytes(self) -> int:
+        """What temporary files of living processes hold together."""
+
+    async def close(self) -> None: ...
 
 
 # --- metadata -------------------------------------------------------------------------------
@@ -188,7 +217,9 @@ class Ledger(Protocol):
     removes rows and returns the refs they named. L5 orphans tells which of these blobs the index
     does not know. L6 forgetting an INDEX row forgets the promises it taught only when asked.
     L7 unlearn drops the promises made for a package or all of a repository; for a path only that
-    of first sight, since what an index said of it still stands.
+    of first sight, since what an index said of it still stands. L8 named lists the blobs that rows
+    or superseded bodies name, in order of their sha256; naming the rows that name one. L9 expire
+    dates a use that lies more than a day ahead (the clock was set back since) to now.
     """
 
     async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
@@ -202,11 +233,16 @@ class Ledger(Protocol):
 
     async def forget(self, keys: Sequence[ArtifactKey], *, promises: bool = False) -> list[BlobRef]: ...
 
-    async def unlearn(self, repo: str, *, path: str = "", purl: str = "") -> int:
-        """Drop promises; returns how many."""
+    async def unlearn(self, repo: str, *, path: str = "", purl: str = "", whole: bool = False) -> int:
+        """Drop promises; returns how many. With `whole` a path loses also what an index said."""
 
     async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
         """Drop every row that names this blob (a hollow hit, an eviction)."""
+
+    async def named(self, after: str, limit: int) -> list[BlobRef]:
+        """Up to `limit` named blobs whose sha256 sorts after `after` ("": from the first)."""
+
+    async def naming(self, sha256: str) -> list[CacheEntry]: ...
 
     async def doom(self, sha256s: Sequence[str], at: float) -> list[str]: ...
 
@@ -216,6 +252,8 @@ class Ledger(Protocol):
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]: ...
 
+    async def surpass(self, generation: int) -> None: ...
+
     async def expire(self, now: float) -> int:
         """Drop absences, superseded bodies and ledger hours that are past keeping."""
 
@@ -224,11 +262,13 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BlobRow:
-    """What the index keeps of a blob; times are POSIX seconds, `doomed_at` None while it is wanted."""
+    """What the index keeps of a blob; times are POSIX seconds, `doomed_at` None while it is wanted.
+    `named` says that a row or a superseded body names it."""
 
     ref: BlobRef
     added_at: float
     doomed_at: float | None
+    named: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,19 +280,39 @@ class OldBody:
     replaced_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row and what stands beside it."""
+
+    entry: CacheEntry
+    promise: Promise | None
+    blob: BlobRow | None
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that no value of the model can hold; `about` says which, `detail` why."""
+
+    table: str
+    key: ArtifactKey
+    about: str
+    detail: str
+
+
 class Census(Protocol):
     """Every row, for the checker: read-only, in pages, also while another process serves.
 
     N1 a walk sees every row that is older than its start and stays. N2 nothing is written, not
     even by opening. N3 damage is what the database itself finds wrong, one sentence each; what
     cannot be read raises `IndexUnavailable`. N4 rows come as they are stored, right or wrong.
+    N5 single look-ups tell what is committed now.
     """
 
     async def damage(self) -> list[str]: ...
 
-    def entries(self) -> AsyncIterator[list[CacheEntry]]: ...
+    def entries(self) -> AsyncIterator[list[Held | BadRow]]: ...
 
-    def promises(self) -> AsyncIterator[list[Promise]]: ...
+    def promises(self) -> AsyncIterator[list[Promise | BadRow]]: ...
 
     def blobs(self) -> AsyncIterator[list[BlobRow]]: ...
 
@@ -260,6 +320,20 @@ class Census(Protocol):
 
     async def last_generation(self) -> int:
         """The largest number that was reserved."""
+
+    async def totals(self) -> Totals: ...
+
+    async def row(self, key: ArtifactKey) -> Held | BadRow | None: ...
+
+    async def promise(self, key: ArtifactKey) -> Promise | BadRow | None: ...
+
+    async def blob(self, sha256: str) -> BlobRow | None:
+        """Also of one that is only named, as wanted and of size 0; None: nothing knows it."""
+
+    async def unknown(self, sha256s: Sequence[str]) -> list[str]:
+        """Those that nothing names and that are not on their way out either."""
+
+    async def close(self) -> None: ...
 
 
 # --- coordination ---------------------------------------------------------------------------
@@ -291,7 +365,8 @@ class UpstreamRequest:
     `Accept-Encoding: identity` unless given, credentials for the configured origin, Via).
 
     `remote` is the repository whose credentials, egress and address rules apply. `max_bytes`
-    bounds the body. `body` is for relayed POSTs.
+    bounds the body. `body` is for relayed POSTs. `on_leave` is called when the wait for a place is
+    over and the request is about to leave.
     """
 
     remote: str
@@ -300,6 +375,7 @@ class UpstreamRequest:
     headers: tuple[Header, ...] = ()
     max_bytes: int | None = None
     body: bytes | None = None
+    on_leave: Callable[[], None] | None = field(default=None, compare=False)
 
 
 class UpstreamReply(Protocol):
@@ -322,7 +398,9 @@ class Upstream(Adapter, Protocol):
     raises. U6 leaving the context frees the connection. U7 statuses are returned, not raised
     (304, 404, 429, 5xx); only failures of transport, framing, guard and time raise. U8 an
     upstream that failed repeatedly, or asked us to wait, is not contacted until then: the
-    same fault is raised at once with `retry_after`. U9 no retry here: that is the engine's.
+    same fault is raised at once with `retry_after`. U9 no retry here: that is the engine's. U10 a
+    request that waits for a place has not left: `on_leave` was not called, and cancelling it then
+    sends nothing.
     """
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]: ...

@@ -42,7 +42,7 @@ FLOORS: dict[str, frozenset[str]] = {
 """What a room may import besides itself. The top floor may import everything."""
 
 TOP = frozenset(
-    "__init__ __main__ backup cli cli_checkup config control datadir targets terminal wiring".split()
+    "__init__ __main__ backup cli cli_checkup config control datadir inspection targets terminal wiring".split()
 )
 
 PURE = frozenset({"model", "limits", "errors", "rules", "providers"})
@@ -78,6 +78,7 @@ BROAD_EXCEPTS = {
     "engine/fill.py": 1,  # the fill task: whatever happens reaches every reader
     "engine/reader.py": 1,  # the helper process: what a provider raises is raised again in the server
     "engine/janitor.py": 1,  # the janitor's loop outlives one bad round
+    "checkup/rounds.py": 1,  # and so does that of the background scrub
 }
 """Where `except Exception` may stand, and how often."""
 

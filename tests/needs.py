@@ -19,6 +19,7 @@ PACKAGES = {
     "apt-get": "apt",
     "cargo": "cargo",
     "curl": "curl",
+    "faketime": "faketime",
     "gem": "ruby",
     "go": "golang-go",
     "mvn": "maven",

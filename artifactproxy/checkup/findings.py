@@ -16,7 +16,8 @@ Refetch = Callable[[ArtifactKey], Awaitable[bool]]
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One breach. `invariant` is its number (`I01`), `kind` a stable slug, `subject` what it is
-    about (`repo/path`, a digest, a file name), `detail` a sentence without secrets."""
+    about (`repo/path`, a digest, a file name), `detail` a sentence without secrets. A `note` is
+    told and breaks nothing."""
 
     invariant: str
     kind: str
@@ -24,6 +25,7 @@ class Finding:
     detail: str
     repaired: bool | None = None
     """None: no repair was tried."""
+    note: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -32,26 +34,40 @@ class Finding:
             "subject": self.subject,
             "detail": self.detail,
             "repaired": self.repaired,
+            "note": self.note,
         }
 
 
 @dataclass(slots=True)
 class Tally:
     """How much was checked, by name of what (`rows`, `blobs`, `bytes`), so that "nothing found" is
-    never "nothing looked at"; and what was found."""
+    never "nothing looked at"; and what was found. Notes are counted apart."""
 
     checked: Counter[str] = field(default_factory=Counter)
     found: int = 0
     repaired: int = 0
+    notes: int = 0
 
     def add(self, finding: Finding) -> None:
+        if finding.note:
+            self.notes += 1
+            return
         self.found += 1
         self.repaired += finding.repaired is True
 
     @property
     def code(self) -> int:
         """The exit code: 0 clean, 1 found and all repaired, 3 found and not all repaired."""
-        return 0 if not self.found else 1 if self.repaired == self.found else 3
+        return exit_code(self.found, self.repaired)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"checked": dict(self.checked), "found": self.found, "repaired": self.repaired}
+        return {
+            "checked": dict(self.checked),
+            "found": self.found,
+            "repaired": self.repaired,
+            "notes": self.notes,
+        }
+
+
+def exit_code(found: int, repaired: int) -> int:
+    return 0 if not found else 1 if repaired == found else 3

@@ -31,6 +31,7 @@ _MAY_BE_ZERO = frozenset(
         "blob_grace",
         "breaker_max",
         "breaker_open",
+        "clock_hold",
         "cold_range_wait",
         "drain",
         "drain_notice",
@@ -52,6 +53,8 @@ _MAY_BE_ZERO = frozenset(
         "retries",
         "retry_after_max",
         "retry_base",
+        "scrub_every",
+        "scrub_rate",
         "superseded_keep",
     )
 )

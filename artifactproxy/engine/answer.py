@@ -21,7 +21,8 @@ class Reader(Protocol):
     `Fault` when the bytes turned out wrong or cannot be had: then the connection must be reset.
     `window` waits and raises likewise, but names the file and the span of it that may leave (at
     most 1 MiB), for sendfile; the reader stands still until `advance`. None: nothing of the kind,
-    go on with `read`.
+    go on with `read`. `whole` waits for the verified end and tells how many bytes are still to be
+    read until then; it raises likewise.
     """
 
     async def read(self) -> bytes: ...
@@ -29,6 +30,8 @@ class Reader(Protocol):
     async def window(self) -> tuple[int, Span] | None: ...
 
     def advance(self, size: int) -> None: ...
+
+    async def whole(self) -> int: ...
 
     def close(self) -> None: ...
 

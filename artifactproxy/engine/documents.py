@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from artifactproxy.engine.memo import Made, Memo
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.reader import Index, Learn, Recode, Render
 from artifactproxy.engine.temps import disk_fault
-from artifactproxy.engine.terms import Source
+from artifactproxy.engine.terms import Locate, Source
 from artifactproxy.engine.workers import Workers
 from artifactproxy.errors import StoreUnavailable
 from artifactproxy.limits import Limits
 from artifactproxy.model import Promise, Route, View
-from artifactproxy.ports import BlobStore, Clock, LocalFile
+from artifactproxy.ports import Clock, LocalFile
 from artifactproxy.rules.coding import LEAST_BYTES, MAKER, Coding, compressible, encoded, pieces, wanted
 from artifactproxy.rules.digests import entity_tag
 
@@ -33,11 +33,11 @@ from artifactproxy.rules.digests import entity_tag
 class Documents:
     """Learns from and renders index bodies. `new_path` names a temp file."""
 
-    def __init__(self, store: BlobStore, new_path: Callable[[], Path], limits: Limits, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, locate: Locate, new_path: Callable[[], Path], limits: Limits, clock: Clock) -> None:
+        self._locate = locate
         self._new_path = new_path
         self._limits = limits
-        self._workers = Workers(limits.index_seconds)
+        self._workers = Workers(limits.index_seconds, memory=limits.index_memory)
         self._memo = Memo(limits.memo_bytes, limits.memo_file_bytes, clock)
         self._making: dict[str, asyncio.Task[Made]] = {}
         self._turn = asyncio.Lock()
@@ -203,7 +203,7 @@ class Documents:
         if spool is not None:
             # Its name may go at any moment, when the store takes the file over.
             return LocalFile(os.dup(spool.fileno), spool.written)
-        local = await self._store.locate(source.ref)
+        local = await self._locate(source.ref)
         if not isinstance(local, LocalFile):
             raise StoreUnavailable("this store cannot hand out local files")
         return local
@@ -240,4 +240,5 @@ async def _copied(fd: int, path: Path) -> AsyncIterator[str]:
 
 
 def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.unlink()

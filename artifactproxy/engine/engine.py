@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from artifactproxy.engine.again import Again
 from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.desk import Desk, Failures
 from artifactproxy.engine.documents import Documents
@@ -63,7 +64,7 @@ class _Listening:
     """Passes outcomes on and keeps the reasons of failed fills for `explain`."""
 
     def __init__(
-        self, observer: Observer, failures: Failures, clock: Clock, on_full: Callable[[], None]
+        self, observer: Observer, failures: Failures, clock: Clock, on_full: Callable[[Outcome], None]
     ) -> None:
         self._observer = observer
         self._failures = failures
@@ -78,8 +79,17 @@ class _Listening:
         if outcome.what == "fill":
             self._failures.note(outcome, self._clock())
             if outcome.error == "store_full":
-                self._on_full()
+                self._on_full(outcome)
+            self._gauge(outcome)
         self._observer.outcome(outcome)
+
+    def _gauge(self, outcome: Outcome) -> None:
+        """What readiness finds when it is asked, also without its being asked."""
+        for name in ("store", "index"):
+            if outcome.error.startswith(f"{name}_"):
+                self.gauge("degraded", 1, dependency=name)
+            elif outcome.result == "stored":
+                self.gauge("degraded", 0, dependency=name)
 
 
 class Engine:
@@ -88,10 +98,11 @@ class Engine:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         limits, failures = parts.limits, Failures()
-        observer = _Listening(parts.observer, failures, parts.clock, lambda: self._janitor.hurry())
+        observer = _Listening(parts.observer, failures, parts.clock, self._full)
         space = TempSpace(parts.new_path, lambda: parts.bounds.disk()[1], limits.temp_bytes)
         self._space = space
-        self._documents = Documents(parts.store, parts.new_path, limits, parts.clock)
+        locate = Recheck(parts.store, active=parts.recheck).locate
+        self._documents = Documents(locate, parts.new_path, limits, parts.clock)
 
         def new_spool(length: int | None, promise: Promise | None) -> Spool:
             return Spool(
@@ -121,20 +132,24 @@ class Engine:
             learn=self._documents.learn,
             teach=lambda mount, route: self._teachers.teach(mount, route),
             derive=lambda mount, route: self._teachers.derive(mount, route),
+            locate=locate,
         )
         self._fills = FillTable(tools)
         self._teachers = Teachers(tools, self._fills)
         usage = Usage(parts.index, observer, parts.clock, parts.limits.touch_every)
         self._janitor = Janitor(parts.store, parts.ledger, usage, observer, parts.bounds, limits, parts.clock)
-        recheck = Recheck(parts.store, observer, active=parts.recheck)
-        self._pipeline = Pipeline(
-            parts.mounts, tools, self._fills, self._documents, self._teachers, usage, recheck
-        )
+        self._pipeline = Pipeline(parts.mounts, tools, self._fills, self._documents, self._teachers, usage)
         self._desk = Desk(parts.mounts, tools, self._fills, self._janitor, failures)
         self.explain = self._desk.explain
         self.purge = self._desk.purge
         self.gc = self._desk.gc
         self.stats = self._desk.stats
+        self.refetch = Again(parts.mounts, tools, self._fills).refetch
+
+    @property
+    def parts(self) -> Parts:
+        """For what is built beside the engine from the same ports."""
+        return self._parts
 
     def mounts(self) -> Mapping[str, Mount]:
         return self._parts.mounts
@@ -145,6 +160,11 @@ class Engine:
 
     def problem(self, fault: Fault, ask: Ask) -> Page:
         return self._pipeline.problem(fault, ask)
+
+    def _full(self, outcome: Outcome) -> None:
+        self._janitor.hurry()
+        if outcome.result == "failed":
+            self._pipeline.no_room(outcome.repo, outcome.path, outcome.bytes)
 
     def start(self) -> None:
         """Begin housekeeping; needs the running loop."""
@@ -157,7 +177,10 @@ class Engine:
             "index": self._parts.index,
             "coordination": self._parts.coordinator,
         }
-        return {name: await _verdict(adapter.check) for name, adapter in adapters.items()}
+        found = {name: await _verdict(adapter.check) for name, adapter in adapters.items()}
+        for name, verdict in found.items():
+            self._parts.observer.gauge("degraded", float(verdict != "ok"), dependency=name)
+        return found
 
     def states(self) -> dict[str, Any]:
         """Numbers for gauges."""

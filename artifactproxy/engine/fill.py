@@ -16,11 +16,13 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from artifactproxy import failpoints
+from artifactproxy.engine.decline import point_out
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.rows import absent_row, begin_row
+from artifactproxy.engine.rows import absent_row, as_before, begin_row
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.temps import no_memory
 from artifactproxy.engine.terms import (
     Opened,
     Plan,
@@ -35,11 +37,13 @@ from artifactproxy.engine.terms import (
     wants_teaching,
 )
 from artifactproxy.engine.transfer import Landed, Transfer
+from artifactproxy.engine.trouble import Trouble
 from artifactproxy.errors import (
     BrokenPromise,
     Busy,
     Fault,
     IndexUnavailable,
+    UpstreamBroken,
 )
 from artifactproxy.model import (
     Absent,
@@ -59,6 +63,7 @@ from artifactproxy.ports import (
     Outcome,
 )
 from artifactproxy.rules.http import kept, safe_header
+from artifactproxy.rules.parts import SNIFFED, judge_unvouched
 
 
 class Fill:
@@ -86,6 +91,7 @@ class Fill:
         self._tools = tools
         self._teaching: asyncio.Task[Promise | None] | None = None
         self._ingest = Ingest(tools.store)
+        self._trouble = Trouble(tools, mount, route)
         self._keeper = Keeper(tools, mount, self._ingest)
         self._latest: Transfer | None = None
         self._over = False
@@ -101,6 +107,11 @@ class Fill:
         if self._entry is None:
             raise RuntimeError("the fill has not opened")
         return self._entry
+
+    @property
+    def asked(self) -> bool:
+        """Whether upstream has been asked; until then this fill waits for its turn or a teacher."""
+        return self._latest is not None and self._latest.asked
 
     # --- readers ---
 
@@ -134,6 +145,10 @@ class Fill:
         except asyncio.CancelledError:
             self._fail(Busy("the download was given up because nobody waits for it", code="cancelled"))
             raise
+        except MemoryError as error:
+            short = no_memory()
+            short.__cause__ = error
+            self._fail(short)
         except Exception as error:  # noqa: BLE001 - the fill task is one of the three boundaries
             text = "".join(traceback.format_exception(error))
             self._tools.observer.warning("fill_bug", path=self.route.key.path, traceback=text[-8000:])
@@ -157,7 +172,7 @@ class Fill:
         if wants_teaching(route, self.promise):
             self._teaching = asyncio.create_task(tools.teach(self.mount, route))
             # The fill may fail by itself before it ever asks what the teachers said.
-            self._teaching.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._teaching.add_done_callback(self._teachers_spoke)
         if route.foreign and not vouched(self.promise):
             self.promise = await self._taught()
             if not vouched(self.promise):
@@ -184,7 +199,7 @@ class Fill:
     async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
         """Wrong bytes: the index may be the stale party, so it is read again. If nobody has read a
         byte yet, the file is asked for once more, from elsewhere or past caches on the way."""
-        self._count_broken(fault)
+        self._trouble.broken(fault)
         await self._ask_teachers_again()
         if self.spool is None or not self.spool.untouched or self.done.done():
             raise fault
@@ -198,7 +213,7 @@ class Fill:
         try:
             await self._land(landed)
         except BrokenPromise as broken:
-            self._count_broken(broken)
+            self._trouble.broken(broken)
             raise
 
     async def _ask_teachers_again(self) -> None:
@@ -218,10 +233,18 @@ class Fill:
             known=self.promise,
             promise=self._taught,
             on_open=self._open,
+            on_trouble=self._trouble.count,
             clock=self._tools.clock,
             decoded_ratio=self._tools.limits.decoded_ratio,
         )
         return self._latest
+
+    def _teachers_spoke(self, done: asyncio.Task[Promise | None]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        promise = done.result()
+        if promise is not None and self._latest is not None:
+            self._latest.learnt(promise)
 
     async def _taught(self) -> Promise | None:
         """The promise, once the teachers have spoken. Raises their fault: cannot tell is not no."""
@@ -259,7 +282,7 @@ class Fill:
 
     def _row(self, head: UpstreamHead, ttl: float | None) -> CacheEntry:
         held = self.plan.held
-        return begin_row(
+        row = begin_row(
             self.route,
             head,
             self.promise,
@@ -268,6 +291,7 @@ class Fill:
             first_seen=held.first_seen if held else None,
             generation=self._generation,
         )
+        return row if self.plan.lost is None else as_before(row, self.plan.lost)
 
     async def _verify_and_store(self) -> None:
         spool, entry = self.spool, self._entry
@@ -276,12 +300,13 @@ class Fill:
         self.body_ended = True
         promise = await self._taught()
         verified = await self._ingest.verify(spool, promise)
+        if verified.by == "framing":
+            judge_unvouched(self.route, size=verified.ref.size, start=spool.peek(0, SNIFFED))
         self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
+        self._check_same(verified.ref)
         promises: Collection[Promise] = ()
         if self.route.teaches and not self._bypass and not self._unchanged(verified.ref):
-            promises = await self._tools.learn(
-                self.mount, self.route, Source(verified.ref, entry.source, spool)
-            )
+            promises = await self._read(Source(verified.ref, entry.source, spool))
             await self._keeper.remember(promises)
         entry = replace(
             entry,
@@ -302,6 +327,22 @@ class Fill:
         self.outcome.error = await self._keeper.store(spool, entry)
         self.outcome.result = "unstored" if self.outcome.error else "stored"
         self.ended.set_result(not self.outcome.error)
+        held = self.plan.held
+        if self.route.teaches and held is not None and not self._unchanged(verified.ref):
+            await point_out(self._tools, self.mount, self.route, held, entry, len(promises))
+
+    def _check_same(self, ref: BlobRef) -> None:
+        """What its index says by now does not count for an artifact whose bytes were known."""
+        lost = self.plan.lost
+        if lost is not None and lost.kind is Kind.ARTIFACT and lost.ref != ref:
+            raise BrokenPromise("upstream sent other bytes than those that were held under this name")
+
+    async def _read(self, source: Source) -> Collection[Promise]:
+        try:
+            return await self._tools.learn(self.mount, self.route, source)
+        except UpstreamBroken as fault:
+            self._trouble.count(fault)
+            raise
 
     def _unchanged(self, ref: BlobRef) -> bool:
         """An index that reads as before teaches nothing new."""
@@ -358,6 +399,7 @@ class Fill:
         self.outcome.cause = cause_of(fault)
         self.body_ended = True
         if self.spool is not None:
+            self.outcome.bytes = self.outcome.bytes or self.spool.received
             self.spool.fail(fault)
         if not self.done.done():
             self.done.set_exception(fault)
@@ -377,16 +419,11 @@ class Fill:
             return Settled(held, "stale", fault)
         return None
 
-    def _count_broken(self, fault: BrokenPromise) -> None:
-        self._tools.observer.increment("integrity_failures", where="upstream")
-        self._tools.observer.warning(
-            "broken_promise", repo=self.mount.name, path=self.route.key.path, detail=fault.detail
-        )
-
     def _report(self, seconds: float) -> None:
         outcome = self.outcome
         outcome.path, outcome.fill_id, outcome.seconds = self.route.key.path, self.id, seconds
         outcome.reason, outcome.request_id = self.plan.reason, self.plan.request_id
+        outcome.caller = self.plan.caller
         outcome.purl = self.route.purl
         if self._latest is not None:
             outcome.upstream_url, outcome.upstream_status = self._latest.source, self._latest.upstream_status

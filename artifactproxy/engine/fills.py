@@ -22,6 +22,7 @@ class FillTable:
         self._slots: dict[Fill, tuple[ArtifactKey, str]] = {}
         self._numbers = 0
         self._orphans: set[Fill] = set()
+        self._watches: set[asyncio.Task[None]] = set()
 
     def running(self, key: ArtifactKey) -> Fill | None:
         return self._fills.get((key, ""))
@@ -61,12 +62,30 @@ class FillTable:
         length = spool.length if spool else None
         size = spool.received if spool else 0
         small = length is not None or size < limits.orphan_bytes
-        if small and len(self._orphans) < limits.orphans:
-            self._orphans.add(fill)
-        else:
-            # Out of the table at once: who comes now must not join what is about to end.
-            self._unlist(fill)
-            self._tasks[fill].cancel()
+        if not (fill.asked and small and len(self._orphans) < limits.orphans):
+            self._give_up(fill)
+            return
+        self._orphans.add(fill)
+        if length is None:
+            watch = asyncio.create_task(self._watch(fill))
+            self._watches.add(watch)
+            watch.add_done_callback(self._watches.discard)
+
+    async def _watch(self, fill: Fill) -> None:
+        """A body of unknown length may still grow past what nobody waits for."""
+        await asyncio.wait((fill.opened,))
+        spool = fill.spool
+        while spool is not None and fill in self._orphans and not fill.body_ended:
+            if spool.length is None and spool.received >= self._tools.limits.orphan_bytes:
+                self._give_up(fill)
+                return
+            await spool.changed()
+
+    def _give_up(self, fill: Fill) -> None:
+        # Out of the table at once: who comes now must not join what is about to end.
+        self._unlist(fill)
+        self._orphans.discard(fill)
+        self._tasks[fill].cancel()
 
     def _unlist(self, fill: Fill) -> None:
         slot = self._slots.pop(fill, None)
@@ -93,7 +112,7 @@ class FillTable:
         await asyncio.wait(tasks, timeout=seconds)
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.wait([*tasks, *self._watches])
 
 
 @dataclass(slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from artifactproxy import failpoints
+from artifactproxy.engine.clockwatch import ClockWatch
 from artifactproxy.engine.usage import Usage
 from artifactproxy.limits import Limits
 from artifactproxy.model import BlobRef
@@ -53,6 +55,7 @@ class Janitor:
         self._bounds = bounds
         self._limits = limits
         self._clock = clock
+        self._watch = ClockWatch(clock)
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
@@ -76,6 +79,7 @@ class Janitor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._limits.flush_every)
             try:
+                self._calm()  # told soon, also while nothing is due
                 await self._usage.flush()
                 if self._hurry.is_set() or loop.time() >= next_sweep:
                     self._hurry.clear()
@@ -84,16 +88,27 @@ class Janitor:
             except Exception as error:  # noqa: BLE001 - the janitor loop is one of the three boundaries
                 self._observer.warning("janitor_failed", cause=f"{type(error).__name__}: {error}")
 
+    def _calm(self) -> float:
+        """For how many seconds the clock has run evenly, judged in the moment before it is used."""
+        by = self._watch.look()
+        if by:
+            self._observer.increment("clock_jumps")
+            self._observer.warning("clock_jump", seconds=round(by), expiry_waits=self._limits.clock_hold)
+        return self._watch.calm
+
     async def sweep(self) -> None:
-        """One ordinary turn: expiry, eviction where it is needed, deletion of what is due."""
-        await self._ledger.expire(self._clock())
+        """One ordinary turn: expiry, eviction where it is needed, deletion of what is due. What goes
+        by its date alone stays until a clock that jumped has run evenly for a while."""
+        if self._calm() >= self._limits.clock_hold:
+            await self._ledger.expire(self._clock())
         if self._bounds.pinned():
             # Evicting would free nothing, so the next turn would evict as much again.
             return
         need, _ = await self._need()
         if need > 0:
             await self.evict(need)
-        await self.collect()
+        if self._calm() > self._limits.blob_grace:
+            await self.collect()
 
     async def _need(self) -> tuple[int, int]:
         used = (await self._ledger.totals()).bytes
@@ -105,7 +120,7 @@ class Janitor:
         """The least recently used blobs that together free `need` bytes."""
         chosen: list[BlobRef] = []
         if need > 0:
-            candidates = await self._ledger.coldest(100_000, self._clock())
+            candidates = await self._ledger.coldest(100_000, math.inf)
             chosen = choose(candidates, need)
         return chosen
 
@@ -128,20 +143,36 @@ class Janitor:
         grace = self._limits.blob_grace if grace is None else grace
         before = self._clock() - grace
         count = freed = 0
-        while not self._bounds.pinned() and (condemned := await self._ledger.condemned(before, BATCH)):
+        while not self._bounds.pinned():
+            asked = self._clock()
+            condemned = await self._ledger.condemned(before, BATCH)
+            if not condemned:
+                break
             for ref in condemned:
-                # One that was put again meanwhile is younger than its doom.
-                await self._store.delete(ref.sha256, older_than=grace)
+                # One that was put again since we asked is younger than that, and stays.
+                since = max(0.0, self._clock() - asked)
+                await self._store.delete(ref.sha256, older_than=grace + since)
                 failpoints.hit("evict.deleted")
                 freed += ref.size
             count += len(condemned)
             await self._ledger.bury([ref.sha256 for ref in condemned])
+            await self._forget_hollow(condemned)
         return count, freed
+
+    async def _forget_hollow(self, deleted: list[BlobRef]) -> None:
+        """A row that was only refreshed while its blob was being deleted put no bytes back."""
+        names = [ref.sha256 for ref in deleted]
+        for sha256 in set(names) - set(await self._ledger.orphans(names)):
+            if await self._store.size(sha256) is None:
+                await self._ledger.forget_blob(sha256)
+                await self._ledger.doom([sha256], self._clock())
 
     async def orphans(self) -> list[BlobRef]:
         """Blobs in the store that no row knows and no running fill can own."""
         lost: list[BlobRef] = []
         batch: list[BlobRef] = []
+        if self._calm() < ORPHAN_AGE_SECONDS:
+            return lost  # ages tell nothing now
         async for ref, age in self._store.scan():
             if age >= ORPHAN_AGE_SECONDS:
                 batch.append(ref)
@@ -176,9 +207,16 @@ class Janitor:
         if self._bounds.pinned():
             return report | {"postponed": "a backup is running; nothing is deleted until it ends"}
         report["evicted"], report["evicted_bytes"] = await self.evict(need)
-        for ref in lost:
-            await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)
+        await self._drop(lost)
         if report["evicted"]:
             await asyncio.sleep(self._limits.blob_grace)
         report["deleted"], report["deleted_bytes"] = await self.collect()
         return report
+
+    async def _drop(self, lost: list[BlobRef]) -> None:
+        """Delete orphans, and what the index may still count for them."""
+        doomed = set(await self._ledger.doom([ref.sha256 for ref in lost], self._clock()))
+        for ref in lost:
+            if ref.sha256 in doomed:
+                await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)
+        await self._ledger.bury(list(doomed))

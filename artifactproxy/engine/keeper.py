@@ -26,8 +26,11 @@ class Keeper:
 
     async def store(self, spool: Spool, entry: CacheEntry) -> str:
         """The blob, then its row. Returns the code of what failed, "" if nothing did."""
+        ref = ref_of(entry)
         try:
-            await self._ingest.store(spool, ref_of(entry))
+            # It may be on its way out, and the medium slower than the grace before it is deleted.
+            await self._tools.ledger.bury([ref.sha256])
+            await self._ingest.store(spool, ref)
             await self._tools.index.record(entry)
         except (StoreUnavailable, IndexUnavailable) as fault:
             self._tools.observer.warning(

@@ -23,23 +23,25 @@ from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
-from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools
+from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools, cause_of
 from artifactproxy.engine.unstored import Unstored, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (
     BlobMissing,
+    Busy,
     Fault,
     IndexUnavailable,
     MethodRefused,
     NotServed,
     StoreFull,
     StoreUnavailable,
+    UpstreamFault,
 )
 from artifactproxy.model import (
+    ArtifactKey,
     Ask,
     Fetch,
     Found,
@@ -57,6 +59,9 @@ from artifactproxy.providers._base import Page, problem_details
 from artifactproxy.rules.freshness import decide
 
 ROUTES_MAX = 10_000
+# Faults of our own medium; what is broken in the document itself is no better from upstream.
+PASSED_AROUND = frozenset({StoreFull.code, StoreUnavailable.code, "store_temp"})
+UNFIT_MAX = 10_000
 HEALS = 3  # hollow hits of one request before the store counts as broken
 
 
@@ -71,15 +76,15 @@ class Pipeline:
         documents: Documents,
         teachers: Teachers,
         usage: Usage,
-        recheck: Recheck,
     ) -> None:
         self._mounts = mounts
         self._tools = tools
         self._fills = fills
         self._usage = usage
-        self._shelf = Shelf(tools, documents, usage, recheck)
+        self._shelf = Shelf(tools, documents, usage)
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
+        self._unfit: dict[ArtifactKey, int] = {}
         self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
 
@@ -92,8 +97,34 @@ class Pipeline:
             try:
                 return await self._answer(mount, route, ask, found)
             except BlobMissing as missing:
-                await self._heal(mount, route, missing.sha256)
+                await self._heal(mount, route, missing)
+            except StoreUnavailable as fault:
+                if not _is_held(found):
+                    raise
+                self._tools.observer.warning(
+                    "store_failed", repo=mount.name, error=fault.code, cause=cause_of(fault)
+                )
+                return await self._around(mount, route, ask, found, fault)
         raise StoreUnavailable("the store lost this file again and again", code="hollow")
+
+    def no_room(self, repo: str, path: str, size: int) -> None:
+        """A body of unknown length did not fit after `size` bytes, and whoever read it was cut off."""
+        if len(self._unfit) >= UNFIT_MAX:
+            self._unfit.clear()
+        self._unfit[ArtifactKey(repo, path)] = size
+
+    def _lacking(self, key: ArtifactKey) -> StoreUnavailable | None:
+        """Why a body that did not fit before would not fit now: there must be twice the room. Without
+        this each attempt would break off at the same place."""
+        size = self._unfit.get(key)
+        if size is None:
+            return None
+        try:
+            self._tools.ready_for(2 * size)
+        except StoreUnavailable as fault:
+            return fault
+        del self._unfit[key]
+        return None
 
     def route(self, ask: Ask) -> tuple[Mount, Route | Reply]:
         """Raises `NotServed` for an unknown repository, and what `classify` raises."""
@@ -132,11 +163,17 @@ class Pipeline:
             self._tools.observer.warning("index_failed", repo=route.key.repo, error=fault.code)
             return Found()
 
-    async def _heal(self, mount: Mount, route: Route, sha256: str) -> None:
+    async def _heal(self, mount: Mount, route: Route, missing: BlobMissing) -> None:
         """Whichever row named the lost blob, none does from now on."""
+        sha256 = missing.sha256
+        if missing.damaged:
+            self._tools.observer.increment("integrity_failures", where="local")
+            self._tools.observer.warning("damaged_blob", sha256=sha256)
         self._tools.observer.increment("hollow_hits")
         self._tools.observer.warning("hollow_hit", repo=mount.name, path=route.key.path, sha256=sha256)
         await self._tools.ledger.forget_blob(sha256)
+        # Else it would count as held until somebody asks for it again.
+        await self._tools.ledger.doom([sha256], self._tools.clock())
 
     async def _answer(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
         decision = decide(found, route, ask, mount.policy, self._tools.clock())
@@ -175,17 +212,33 @@ class Pipeline:
     # --- from a fill ---
 
     async def _fetched(self, mount: Mount, route: Route, ask: Ask, plan: Plan) -> Answer:
+        lacking = self._lacking(route.key)
+        if lacking is not None and relayable(route.kind, route):
+            return await self._around(mount, route, ask, Found(plan.held, plan.promise), lacking)
         fill, began = self._fills.join(mount, route, plan)
         remote = not fill.body_ended
         leave = _Once(fill.leave)
         try:
             return await self._from_fill(fill, route, ask, plan, leave, began=began, remote=remote)
-        except StoreFull:
-            if not relayable(route.kind, route):
-                raise
+        except StoreUnavailable as fault:
+            why = fault
         finally:
             leave.unless_kept()
-        return await self._unstored.whole(mount, route, ask, await self._find(route))
+        return await self._around(mount, route, ask, await self._find(route), why)
+
+    async def _around(
+        self, mount: Mount, route: Route, ask: Ask, found: Found, why: StoreUnavailable
+    ) -> Answer:
+        """Past a store that cannot take or give: from upstream, for this client alone. Where that
+        does not help either, the client hears of our own trouble, which came first."""
+        if why.code not in PASSED_AROUND or not relayable(route.kind, route) or mount.policy.offline:
+            raise why
+        try:
+            return await self._unstored.whole(mount, route, ask, found, why)
+        except (UpstreamFault, Busy) as fault:
+            if isinstance(why, StoreFull):
+                raise
+            raise why from fault
 
     async def _from_fill(
         self, fill: Fill, route: Route, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
@@ -312,6 +365,10 @@ class _Once:
     def unless_kept(self) -> None:
         if not self._kept:
             self._leave()
+
+
+def _is_held(found: Found) -> bool:
+    return found.entry is not None and found.entry.ref is not None
 
 
 def _relayed_only(classified: Route | Reply) -> Route | Reply:

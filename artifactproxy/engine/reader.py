@@ -13,6 +13,7 @@ import gc
 import hashlib
 import os
 import pickle
+import resource
 import signal
 import struct
 import traceback
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from artifactproxy.errors import Fault
+from artifactproxy.errors import Busy, Fault
 from artifactproxy.model import ArtifactKey, Digest, Promise, Rendered, Route, View
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import Provider, Site
@@ -222,8 +223,9 @@ def frame(value: object) -> bytes:
     return LENGTH.pack(len(content)) + content
 
 
-def serve() -> None:
+def serve(memory: int = 0) -> None:
     """Work until standard input ends. What a provider prints must not get between the frames."""
+    _bound_memory(memory)
     inlet, outlet = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _yield_to_parent()
@@ -244,6 +246,10 @@ def _run(content: bytes) -> Done | Failed:
 
 
 def _failed(error: Exception) -> Failed:
+    if isinstance(error, MemoryError):
+        return Failed(
+            Busy("this index needs more memory than there is", code="memory", retry_after=60.0), 0, ""
+        )
     if isinstance(error, Fault):
         cause = error.__cause__ or error.__context__
         return Failed(error, 0, f"{type(cause).__name__}: {cause}" if cause else "")
@@ -268,6 +274,17 @@ def _tidy() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _bound_memory(size: int) -> None:
+    """Better one document refused than the machine out of memory."""
+    if not size:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        size = min(size, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (size, hard))
 
 
 def _yield_to_parent() -> None:

@@ -1,51 +1,76 @@
 """After an unclean stop, content is hashed once more when it is first used.
 
 Commit order makes this a second lock on the same door: a row is written only after its bytes are
-durable. Disks lie, so the first hit of each blob checks.
+durable. Disks lie, so the first use of each blob checks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+from weakref import WeakValueDictionary
 
+from artifactproxy import failpoints
 from artifactproxy.engine.spool import READ_BYTES
-from artifactproxy.errors import BlobMissing
+from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import BlobRef
-from artifactproxy.ports import BlobStore, LocalFile, Observer
+from artifactproxy.ports import BlobStore, LocalFile, RemoteUrl
+
+UNREADABLE = frozenset(
+    {errno.EIO, errno.EBADMSG, errno.EUCLEAN} if hasattr(errno, "EUCLEAN") else {errno.EIO}
+)
+"""What a medium answers that has lost these bytes, as against one that lacks descriptors or memory."""
 
 
 class Recheck:
-    """`active` is False after a clean stop: then nothing is read twice."""
+    """Where the engine opens what is held. `active` is False after a clean stop: then nothing is
+    read twice."""
 
-    def __init__(self, store: BlobStore, observer: Observer, *, active: bool) -> None:
+    def __init__(self, store: BlobStore, *, active: bool) -> None:
         self._store = store
-        self._observer = observer
         self._active = active
         self._good: set[str] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def first_use(self, ref: BlobRef, local: LocalFile) -> None:
-        """Raises `BlobMissing` after removing a blob whose bytes are not its name. Closes the
-        file then."""
+    async def locate(self, ref: BlobRef) -> LocalFile | RemoteUrl | None:
+        """As the store does. Raises `BlobMissing` too after setting aside a blob whose bytes are lost or
+        not its name."""
         if not self._active or ref.sha256 in self._good:
-            return
+            return await self._store.locate(ref)
+        # Who comes meanwhile waits: a large file is read once, and its damage told once.
+        async with self._turns.setdefault(ref.sha256, asyncio.Lock()):
+            located = await self._store.locate(ref)
+            if ref.sha256 in self._good or not isinstance(located, LocalFile):
+                return located
+            await self._check(ref, located)
+            return located
+
+    async def _check(self, ref: BlobRef, located: LocalFile) -> None:
+        """Closes the file where it raises."""
+        good = False
         try:
-            right = await asyncio.to_thread(_hash, local) == ref.sha256
-        except (OSError, asyncio.CancelledError):
-            os.close(local.fd)
-            raise
-        if not right:
-            os.close(local.fd)
-            self._observer.increment("integrity_failures", where="local")
-            self._observer.warning("damaged_blob", sha256=ref.sha256)
-            await self._store.delete(ref.sha256)
-            raise BlobMissing(ref.sha256)
+            good = await asyncio.to_thread(_is, located, ref.sha256)
+            if not good:
+                damaged = await self._store.set_aside(ref, located)
+                raise BlobMissing(ref.sha256, damaged=damaged)
+        except OSError as error:
+            raise StoreUnavailable("a blob cannot be read") from error
+        finally:
+            if not good:
+                os.close(located.fd)
         self._good.add(ref.sha256)
 
 
-def _hash(local: LocalFile) -> str:
+def _is(local: LocalFile, sha256: str) -> bool:
     hasher = hashlib.sha256()
-    for start in range(0, local.size, READ_BYTES):
-        hasher.update(os.pread(local.fd, READ_BYTES, start))
-    return hasher.hexdigest()
+    try:
+        for start in range(0, local.size, READ_BYTES):
+            failpoints.hit("recheck.read")
+            hasher.update(os.pread(local.fd, READ_BYTES, start))
+    except OSError as error:
+        if error.errno in UNREADABLE:
+            return False
+        raise
+    return hasher.hexdigest() == sha256

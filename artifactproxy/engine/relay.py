@@ -82,16 +82,13 @@ class Relay:
         most = mount.policy.max_artifact_bytes if route.max_bytes is None else route.max_bytes
         body = None if ask.method in ("GET", "HEAD") else ask.body
         request = UpstreamRequest(mount.name, url, ask.method, route.headers, most, body)
-        reply, stack = await self._open(request)
-        try:
+        async with AsyncExitStack() as stack:  # a fault on the way out is counted by the upstream port
+            reply = await stack.enter_async_context(self._upstream.open(request))
             if reply.head.status != 200:
                 raise _refusal(mount, route, reply.head, self._clock())
             if not (reply.head.framed or mount.policy.accept_unframed):
                 raise UpstreamBroken("upstream sent a body without a length", code="unframed_body")
-            return self._decoded(reply, stack, ask, most)
-        except Fault:
-            await stack.aclose()
-            raise
+            return self._decoded(reply, stack.pop_all(), ask, most)
 
     def _decoded(self, reply: UpstreamReply, stack: AsyncExitStack, ask: Ask, most: int) -> Through:
         """What is gzipped goes along to a client that wants it; any other coding is undone."""
@@ -129,15 +126,15 @@ class Relay:
     async def held(self, mount: Mount, route: Route, url: str, known: Promise | None) -> Through:
         """A whole body that cannot be stored: still never complete before it is verified."""
         request = UpstreamRequest(mount.name, url, "GET", route.headers, mount.policy.max_artifact_bytes)
-        reply, stack = await self._open(request)
         known = passing(known)
         promised = vouching(known)
-        admission = admit(route, reply.head, mount.policy, self._clock(), held=None, promised=promised)
-        if reply.head.status != 200 or isinstance(admission, Reject):
-            await stack.aclose()
-            raise _refusal(mount, route, reply.head, self._clock())
-        chunks = _verified(reply, known, self._limits.hold_back)
-        return Through(reply.head, Passing(stack, chunks), reply.head.length)
+        async with AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(self._upstream.open(request))
+            admission = admit(route, reply.head, mount.policy, self._clock(), held=None, promised=promised)
+            if reply.head.status != 200 or isinstance(admission, Reject):
+                raise _refusal(mount, route, reply.head, self._clock())
+            chunks = _verified(reply, known, self._limits.hold_back)
+            return Through(reply.head, Passing(stack.pop_all(), chunks), reply.head.length)
 
     async def _open(self, request: UpstreamRequest) -> tuple[UpstreamReply, AsyncExitStack]:
         stack = AsyncExitStack()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from artifactproxy.model import CacheEntry, Promise, Route, UpstreamHead
+from dataclasses import replace
+
+from artifactproxy.model import CacheEntry, Kind, Promise, Route, UpstreamHead
 from artifactproxy.rules.digests import entity_tag
 from artifactproxy.rules.http import kept, strong
 
@@ -50,6 +52,13 @@ def begin_row(
     )
 
 
+def as_before(row: CacheEntry, lost: CacheEntry) -> CacheEntry:
+    """The row of a body that is fetched again because ours was damaged: no use of it, and clients
+    that hold the same bytes know them by the same tag."""
+    etag = lost.etag if lost.kind is Kind.ARTIFACT else row.etag
+    return replace(row, etag=etag, first_seen=lost.first_seen, last_used=lost.last_used)
+
+
 def absent_row(
     route: Route, head: UpstreamHead, *, status: int, ttl: float, now: float, generation: int
 ) -> CacheEntry:
@@ -59,7 +68,7 @@ def absent_row(
         kind=route.kind,
         ref=None,
         status=status,
-        source=head.url,
+        source=head.url.partition("?")[0],
         fetched_at=now,
         checked_at=now,
         ttl=ttl,

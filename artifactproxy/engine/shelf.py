@@ -9,7 +9,6 @@ from artifactproxy.engine.describe import Entity, Head, Provenance, entity_of, h
 from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.heads import Heads, plain
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.terms import Source, Tools
 from artifactproxy.engine.unstored import lacks, outcome_of
 from artifactproxy.engine.usage import Usage
@@ -21,11 +20,10 @@ from artifactproxy.ports import LocalFile, Outcome
 class Shelf:
     """Every method raises `BlobMissing` when the row is hollow, before a byte is sent."""
 
-    def __init__(self, tools: Tools, documents: Documents, usage: Usage, recheck: Recheck) -> None:
+    def __init__(self, tools: Tools, documents: Documents, usage: Usage) -> None:
         self._tools = tools
         self._documents = documents
         self._usage = usage
-        self._recheck = recheck
         self._heads = Heads()
 
     async def held(
@@ -69,9 +67,8 @@ class Shelf:
         return Answer(200, self._heads.of(entry, route, mount.policy, self._tools.clock()), body, outcome)
 
     async def _opened(self, ref: BlobRef, span: Span) -> File | Chunks:
-        located = await self._tools.store.locate(ref)
+        located = await self._tools.locate(ref)
         if isinstance(located, LocalFile):
-            await self._recheck.first_use(ref, located)
             return File(located, span)
         return Chunks(await self._tools.store.open(ref, span), span.size)
 

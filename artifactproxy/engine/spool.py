@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,7 @@ class Spool:
         self._begun = False
         self._half_passed = False
         self._taken = 0  # bytes this spool has claimed of the temp space
+        self._claim_announced()
 
     # --- writing ---
 
@@ -87,7 +89,7 @@ class Spool:
                 self._grow(len(chunk))
                 return
             self._spill()
-        self._take(len(chunk))
+        self._claim(self.received)
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
         if self._batch is None:
@@ -123,12 +125,17 @@ class Spool:
             _write_all(self._fd, bytes(self._memory))
         except OSError as error:
             self._fail_disk(error)
-        self._take(len(self._memory))
         self._memory = bytearray()
 
-    def _take(self, size: int) -> None:
-        self._taken += size
-        self._space.take(size)
+    def _claim(self, total: int) -> None:
+        if total > self._taken:
+            self._space.take(total - self._taken)
+            self._taken = total
+
+    def _claim_announced(self) -> None:
+        """All of it at once: a body that begins must not run out of room for the sake of another."""
+        if self.length is not None and self.length > self._memory_bytes:
+            self._claim(self.length)
 
     def _give_back(self) -> None:
         self._space.give_back(self._taken)
@@ -159,8 +166,10 @@ class Spool:
     def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
         self._batch = None
         error = None if batch.cancelled() else batch.exception()
-        if isinstance(error, OSError):
-            self.fail(disk_fault(error))
+        if error is not None:
+            fault = disk_fault(error)
+            fault.__cause__ = error
+            self.fail(fault)
             return
         self._grow(size)
         if self._done:
@@ -221,6 +230,7 @@ class Spool:
         self.received = self.written = 0
         self.length = length
         self._half_passed = False
+        self._claim_announced()
 
     def seal(self) -> None:
         """Verified: the tail may leave."""
@@ -255,7 +265,8 @@ class Spool:
             self._fd = -1
         self._give_back()
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that fails here has already been reported
+                self.path.unlink()
             self.path = None
 
     # --- reading ---
@@ -357,6 +368,15 @@ class SpoolReader:
 
     def advance(self, size: int) -> None:
         self._offset += size
+
+    async def whole(self) -> int:
+        """How many bytes are left for this reader, once everything is verified; raises the fault."""
+        spool = self._spool
+        while not spool.sealed:
+            if spool.fault is not None:
+                raise spool.fault
+            await spool.changed()
+        return (spool.written if self._stop is None else self._stop) - self._offset
 
     def close(self) -> None:
         if self._open:

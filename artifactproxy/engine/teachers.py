@@ -97,7 +97,7 @@ class Teachers:
         found = await self._tools.index.find(route.key)
         if found.entry is not None and found.entry.ref is not None:
             try:
-                local = await self._tools.store.locate(found.entry.ref)
+                local = await self._tools.locate(found.entry.ref)
                 if isinstance(local, LocalFile):
                     return os.fdopen(local.fd, "rb")
             except BlobMissing:
@@ -111,7 +111,7 @@ class Teachers:
             await asyncio.wait((fill.ended,))
             if entry.ref is None:
                 return None
-            local = await self._tools.store.locate(entry.ref)
+            local = await self._tools.locate(entry.ref)
             return os.fdopen(local.fd, "rb") if isinstance(local, LocalFile) else None
         except BlobMissing as error:
             raise StoreUnavailable("the file was not kept, so nothing can be read from it") from error

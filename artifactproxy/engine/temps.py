@@ -6,7 +6,11 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from artifactproxy.errors import Fault, StoreFull, StoreUnavailable
+from artifactproxy.errors import Busy, Fault, StoreFull, StoreUnavailable
+
+
+def no_memory() -> Busy:
+    return Busy("not enough memory for this at the moment", code="memory", retry_after=5.0)
 
 
 class TempSpace:
@@ -29,16 +33,20 @@ class TempSpace:
             raise StoreFull("the disk is too full to store this body")
 
     def take(self, size: int) -> None:
-        self.used += size
-        if self.used > self._quota:
+        if self.used + size > self._quota:
             raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+        self.used += size
 
     def give_back(self, size: int) -> None:
         self.used -= size
 
 
-def disk_fault(error: OSError) -> Fault:
+def disk_fault(error: BaseException) -> Fault:
     """What a failed disk operation means to a client; the cause goes to the log only."""
+    if isinstance(error, MemoryError):
+        return no_memory()
+    if not isinstance(error, OSError):
+        return Fault("internal error while writing a temporary file")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull("no space left for temporary files")
     return StoreUnavailable("temporary files cannot be written", code="store_temp")

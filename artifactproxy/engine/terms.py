@@ -21,7 +21,20 @@ from artifactproxy.model import (
     Promise,
     Route,
 )
-from artifactproxy.ports import BlobStore, Clock, Coordinator, Ledger, MetadataIndex, Observer, Upstream
+from artifactproxy.ports import (
+    BlobStore,
+    Clock,
+    Coordinator,
+    Ledger,
+    LocalFile,
+    MetadataIndex,
+    Observer,
+    RemoteUrl,
+    Upstream,
+)
+
+Locate = Callable[[BlobRef], Awaitable[LocalFile | RemoteUrl | None]]
+"""How the engine opens what is held: `BlobStore.locate`, with the check of first use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,10 @@ class Plan:
     may_serve_stale: bool = False
     promise: Promise | None = None
     request_id: str = ""
+    caller: str = ""
+    lost: CacheEntry | None = None
+    """The row whose bytes are gone and are fetched once more: nobody's use, and of an artifact only
+    the same bytes will do."""
 
 
 @dataclass(slots=True)
@@ -80,6 +97,7 @@ class Tools:
     learn: Callable[[Mount, Route, Source], Awaitable[Collection[Promise]]]
     teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
     derive: Callable[[Mount, Route], Awaitable[bytes | None]]
+    locate: Locate
 
 
 def vouched(promise: Promise | None) -> bool:

@@ -43,11 +43,13 @@ from artifactproxy.model import (
 from artifactproxy.ports import Clock, Upstream, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.decode import Decoder
 from artifactproxy.rules.digests import passing, vouching
-from artifactproxy.rules.freshness import admit
-from artifactproxy.rules.http import parse_content_range, strong
+from artifactproxy.rules.freshness import admit, depends_on_promise
+from artifactproxy.rules.http import strong
+from artifactproxy.rules.parts import judge_part
 from artifactproxy.rules.retry import backoff
 
 QUICK_TRIES = 2  # for an upstream that cannot be reached at all
+_UNFIT = ("bad_206", "no_resume")  # the connection is fine, but parts are not to be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class _RejectedError(Exception):
 
 class Transfer:
     """One body from upstream. `on_open` makes the spool once the head is admitted; `promise`
-    waits for the teachers; `held` is the entry whose validators are sent (None: none)."""
+    waits for the teachers; `held` is the entry whose validators are sent (None: none);
+    `on_trouble` hears of heads that are not admitted and of bodies that break."""
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class Transfer:
         known: Promise | None,
         promise: Callable[[], Awaitable[Promise | None]],
         on_open: Callable[[UpstreamHead, Keep | Bypass], Spool],
+        on_trouble: Callable[[Fault], None],
         clock: Clock,
         decoded_ratio: int,
     ) -> None:
@@ -91,11 +95,13 @@ class Transfer:
         self._known = known
         self._promise = promise
         self._on_open = on_open
+        self._on_trouble = on_trouble
         self._clock = clock
         self._ratio = decoded_ratio
         self._spool: Spool | None = None
         self._no_cache = False
         self._kept: Keep | Bypass = Keep(None)
+        self.asked = False
         self.resumes = 0
         self.upstream_status = 0
         self.source = ""
@@ -158,14 +164,13 @@ class Transfer:
                 await self._pump(reply, spool)
                 return landed
             except (UpstreamBroken, UpstreamSlow) as fault:
-                if isinstance(fault, TooLarge):
-                    raise
+                self._on_trouble(fault)  # it ends here, and never passes the port where others are counted
                 broken = fault
         await self._resume(landed, spool, broken)
         return landed
 
     async def _admit(self, head: UpstreamHead) -> Keep | Bypass | Refresh | Absent:
-        if not head.framed or head.headers.get("content-encoding"):
+        if depends_on_promise(head) and not vouching(self._known):
             self._known = await self._promise()
         admission: Admission = admit(
             self._route,
@@ -179,8 +184,14 @@ class Transfer:
             if self._held is not None and head.status == 304:
                 # A 304 for something we no longer hold: ask again without conditions.
                 self._held = None
+            self._on_trouble(admission.fault)
             raise _RejectedError(admission.fault, retry=admission.retry)
         return admission
+
+    def learnt(self, promise: Promise) -> None:
+        """The teachers have spoken while the body arrives: its size bounds it from now on."""
+        if not vouching(self._known):
+            self._known = promise
 
     def _validators(self, source: str) -> list[Header]:
         held = self._held
@@ -198,8 +209,15 @@ class Transfer:
 
     def _request(self, url: str, headers: list[Header]) -> UpstreamRequest:
         return UpstreamRequest(
-            remote=self._mount.name, url=url, headers=tuple(headers), max_bytes=self._max_bytes()
+            remote=self._mount.name,
+            url=url,
+            headers=tuple(headers),
+            max_bytes=self._max_bytes(),
+            on_leave=self._mark_asked,
         )
+
+    def _mark_asked(self) -> None:
+        self.asked = True
 
     def _max_bytes(self) -> int:
         policy, route = self._mount.policy, self._route
@@ -214,6 +232,7 @@ class Transfer:
         coding = _coding(reply.head) if self._route.kind is Kind.INDEX else ""
         if not coding:
             async for chunk in reply.chunks():
+                self._judge_size(spool.received + len(chunk))
                 await spool.write(chunk)
         else:
             decoder = Decoder(coding, max_bytes=self._max_bytes(), max_ratio=self._ratio)
@@ -222,6 +241,11 @@ class Transfer:
                     await spool.write(piece)
             await spool.write(decoder.finish())
         await spool.drain()
+
+    def _judge_size(self, size: int) -> None:
+        known = self._known.size if self._known is not None else None
+        if known is not None and size > known:
+            raise TooLarge("the body is longer than was promised", code="overlong")
 
     # --- after a break ---
 
@@ -239,9 +263,12 @@ class Transfer:
                 if await self._continue(source, landed, spool):
                     return
             except (UpstreamUnreachable, UpstreamSlow, UpstreamBroken, UpstreamBusy) as fault:
-                if isinstance(fault, BrokenPromise | TooLarge | UpstreamBlocked):
-                    raise
-                broken = fault
+                if fault.code not in _UNFIT:
+                    broken = fault
+                    continue
+                await spool.drain()
+                if spool.untouched:
+                    spool.restart(None)  # one stream from the start, since parts lead nowhere
         raise broken
 
     def _resume_sources(self) -> tuple[str, ...]:
@@ -268,36 +295,55 @@ class Transfer:
         async with self._upstream.open(self._request(source, headers)) as reply:
             self.upstream_status = reply.head.status
             if reply.head.status == 206:
-                _check_continuation(reply.head, spool)
-                await self._pump_limited(reply, spool)
+                stop = judge_part(
+                    reply.head, start=spool.received, length=spool.length, etag=tag, promised=promised
+                )
+                await self._pump_part(reply, spool, stop)
             elif reply.head.status == 200:
                 await self._from_zero(reply, landed, spool)
             else:
                 raise UpstreamBroken(
                     f"upstream answered {reply.head.status} to a request to continue",
-                    code="short_body",
+                    code="no_resume",
                     upstream_status=reply.head.status,
                 )
         return True
 
-    async def _pump_limited(self, reply: UpstreamReply, spool: Spool) -> None:
-        limit = self._max_bytes()
+    async def _pump_part(self, reply: UpstreamReply, spool: Spool, stop: int) -> None:
+        if stop > self._max_bytes():
+            raise TooLarge("the continued body is longer than it may be", code="overlong")
         async for chunk in reply.chunks():
+            if spool.received + len(chunk) > stop:
+                raise BrokenPromise("upstream sent more than the part asked for", code="bad_206")
             await spool.write(chunk)
-            if spool.received > limit:
-                raise TooLarge("the continued body is longer than it may be", code="overlong")
         await spool.drain()
+        if spool.received < stop:
+            raise UpstreamBroken("upstream sent less than the part it announced", code="short_body")
 
     async def _from_zero(self, reply: UpstreamReply, landed: Landed, spool: Spool) -> None:
         """A whole body came again: start over if nobody read, else it must repeat what was sent."""
         if spool.untouched:
             if _coding(reply.head) != _coding(landed.head):
                 raise UpstreamBroken("upstream changed the content coding", code="changed_mid_range")
+            await self._readmit(reply.head)
             await self._pump(reply, self._on_open(reply.head, self._kept))
             return
+        if not (reply.head.framed or vouching(self._known)):
+            raise UpstreamBroken("upstream sent a body without a length", code="unframed_body")
         if spool.length is not None and reply.head.length not in (None, spool.length):
             raise BrokenPromise("upstream changed the file while it was read", code="changed_mid_range")
         await self._repeat(reply, spool)
+
+    async def _readmit(self, head: UpstreamHead) -> None:
+        """A body that starts over is judged by its own head, as the first one was."""
+        try:
+            admission = await self._admit(head)
+        except _RejectedError as refused:
+            raise UpstreamBroken(
+                refused.fault.detail, code=refused.fault.code, upstream_status=head.status
+            ) from refused
+        if type(admission) is not type(self._kept):
+            raise UpstreamBroken("upstream answers differently from before", code="changed_mid_range")
 
     async def _repeat(self, reply: UpstreamReply, spool: Spool) -> None:
         seen, prefix = 0, spool.received
@@ -311,20 +357,6 @@ class Transfer:
         if seen < prefix:
             raise UpstreamBroken("the repeated body is shorter than before", code="short_body")
         await spool.drain()
-
-
-def _check_continuation(head: UpstreamHead, spool: Spool) -> None:
-    """RFC 9110 section 15.3.7: the part must be the one that was asked for."""
-    parsed = parse_content_range(head.headers.get("content-range", ""))
-    if parsed is None:
-        raise UpstreamBroken("upstream sent a part without a usable Content-Range", code="bad_206")
-    span, total = parsed
-    wrong_total = spool.length is not None and total is not None and total != spool.length
-    wrong_end = spool.length is not None and span.stop != spool.length
-    if span.start != spool.received or wrong_total or wrong_end:
-        raise UpstreamBroken("upstream sent another part than the one asked for", code="bad_206")
-    if head.headers.get("content-encoding"):
-        raise UpstreamBroken("upstream encoded a part", code="bad_206")
 
 
 def _quick(fault: Fault, attempt: int) -> bool:

@@ -12,7 +12,7 @@ from artifactproxy.engine.relay import Relay, Through
 from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Tools, unpromised, vouched
-from artifactproxy.errors import Fault, NotServed, UpstreamAbsent
+from artifactproxy.errors import Fault, NotServed, StoreFull, StoreUnavailable, UpstreamAbsent
 from artifactproxy.model import Absent, Ask, CacheEntry, Found, Promise, Reject, Route, Span
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.freshness import admit
@@ -44,6 +44,9 @@ class Unstored:
             upstream = await self._relay.head(mount, route, _url(route, promise))
             admission = admit(route, upstream, mount.policy, now, held=None, promised=vouched(promise))
             if isinstance(admission, Reject):
+                self._tools.observer.increment(
+                    "upstream_errors", remote=mount.name, kind=admission.fault.code
+                )
                 raise admission.fault
             if isinstance(admission, Absent):
                 raise UpstreamAbsent(lacks(route), status=admission.status)
@@ -66,8 +69,11 @@ class Unstored:
         head.headers[:] = [field for field in head.headers if field[0] != "Accept-Ranges"]
         return await _through(head, through, through.length, outcome)
 
-    async def whole(self, mount: Mount, route: Route, ask: Ask, found: Found) -> Answer:
-        """Nothing can be kept (a full disk): verified bytes all the same, for this client alone."""
+    async def whole(
+        self, mount: Mount, route: Route, ask: Ask, found: Found, why: StoreUnavailable
+    ) -> Answer:
+        """Nothing can be kept or read (a full disk, a lost one): verified bytes all the same, for this
+        client alone."""
         promise = route.promise or found.promise
         if not vouched(promise) and route.teachers:
             # Before anything is opened: an open answer would wait, and leak if this fails.
@@ -75,12 +81,16 @@ class Unstored:
         if route.foreign and not vouched(promise):
             raise unpromised(route)
         self._tools.observer.increment("bypassed")
-        outcome = outcome_of(mount, route, ask, "relay", "the disk is full: passed through unstored", None)
+        outcome = outcome_of(mount, route, ask, "relay", f"{why.detail}: passed through unstored", None)
         through = await self._relay.held(mount, route, _url(route, promise), promise)
         row = begin_row(route, through.head, promise, ttl=None, now=self._tools.clock())
         size = through.length
         try:
-            head = head_for(without_range(ask), entity_of(row, route, size), relayed("store-full"))
+            head = head_for(
+                without_range(ask),
+                entity_of(row, route, size),
+                relayed("store-full" if isinstance(why, StoreFull) else "store-unavailable"),
+            )
         except Fault:
             await through.body.aclose()
             raise

@@ -39,7 +39,10 @@ BLOATED_BYTES = 512 * 2**20  # and one larger than this does not take another jo
 HEAVY_BYTES = 2**20
 PIPE_BYTES = 2**20
 STEP_BYTES = 64 * 1024  # a job yields to one later job for each of these
-START = "import sys; sys.path[:] = sys.argv[1:]; from artifactproxy.engine.reader import serve; serve()"
+START = (
+    "import sys; sys.path[:] = sys.argv[2:]; from artifactproxy.engine.reader import serve;"
+    " serve(int(sys.argv[1]))"
+)
 
 
 class HelperBug(Exception):
@@ -68,10 +71,12 @@ class _Lane:
 
 class Workers:
     """Belongs to one event loop. So many `processes` at most, each started when first needed; one
-    that works on a job for longer than `job_seconds` is ended."""
+    that works on a job for longer than `job_seconds` is ended, and none has more address space than
+    `memory` bytes (0: no bound)."""
 
-    def __init__(self, job_seconds: float, processes: int | None = None) -> None:
+    def __init__(self, job_seconds: float, processes: int | None = None, *, memory: int = 0) -> None:
         self._job_seconds = job_seconds
+        self._memory = memory
         most = min(2, _cores()) if processes is None else processes
         self._lanes = [_Lane(heavy=n == 0) for n in range(most)]
         self._heavy: list[_Order] = []
@@ -190,7 +195,7 @@ class Workers:
             await _ended(lane)
         if lane.process is None:
             try:
-                lane.process = await _started()
+                lane.process = await _started(self._memory)
             except OSError as error:
                 detail = "the process that reads large indexes cannot be started"
                 raise StoreUnavailable(detail, code="helper") from error
@@ -210,12 +215,13 @@ class Workers:
         raise _raised(reply)
 
 
-async def _started() -> asyncio.subprocess.Process:
+async def _started(memory: int) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         START,
+        str(memory),
         *sys.path,
         stdin=pipe,
         stdout=pipe,

@@ -9,6 +9,7 @@ whether another process has written, and generations are taken one by one.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from artifactproxy.errors import IndexUnavailable
+from artifactproxy.errors import Fault, IndexUnavailable
 from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes import writes
 from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
@@ -31,6 +32,9 @@ from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, F
 from artifactproxy.ports import Clock, Totals, Use
 
 _T = TypeVar("_T")
+ADVICE = ": stop the program and run `artifactproxy fsck --repair`"
+_DAY = 86400.0
+_LOOK_SECONDS = 1.0
 _CHUNK = 500  # rows a bulk write puts into one item, so that others get their turn in between
 _PRAGMAS = "PRAGMA foreign_keys=ON", "PRAGMA mmap_size=268435456", "PRAGMA journal_size_limit=67108864"
 
@@ -73,6 +77,8 @@ class SqliteIndex:
         self._given = self._reserved = 0
         self._reserving: asyncio.Lock = asyncio.Lock()
         self._reads: sqlite3.Connection | None = None
+        self._damage = False
+        self._file: os.stat_result | None = None
 
     async def start(self) -> None:
         """Open, migrate, and mark as in use. Raises `IndexUnavailable` with what to do."""
@@ -86,7 +92,15 @@ class SqliteIndex:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="index-reader")
 
     async def check(self) -> None:
-        await self._writer.run(_look)
+        """After a failure only a write that reaches the medium heals."""
+        if self._damage:
+            raise IndexUnavailable(f"the index is damaged{ADVICE}", code="index_damaged")
+        if not self._is_there():
+            raise IndexUnavailable(
+                f"{self._path} was removed or replaced under the running program: restart it",
+                code="index_gone",
+            )
+        await self._writer.run(_probe if self._writer.trouble else _look)
 
     async def close(self) -> None:
         """Commit what waits, and say that this was a clean stop."""
@@ -171,10 +185,12 @@ class SqliteIndex:
             refs.update(dict.fromkeys(await self._writer.run(work, drop)))
         return list(refs)
 
-    async def unlearn(self, repo: str, *, path: str = "", purl: str = "") -> int:
+    async def unlearn(self, repo: str, *, path: str = "", purl: str = "", whole: bool = False) -> int:
         statement: str
         parameters: tuple[str, ...]
-        if path:
+        if path and whole:
+            statement, parameters = sql.UNLEARN_WHOLE_PATH, (repo, path)
+        elif path:
             statement, parameters = sql.UNLEARN_PATH, (repo, path, FIRST_SIGHT)
         elif purl:
             statement, parameters = sql.UNLEARN_PACKAGE, (repo, *_package(purl))
@@ -186,6 +202,13 @@ class SqliteIndex:
 
     async def forget_blob(self, sha256: str) -> list[ArtifactKey]:
         return await self._writer.run(partial(writes.forget_blob, sha256=sha256), self._recent.clear)
+
+    async def named(self, after: str, limit: int) -> list[BlobRef]:
+        return [BlobRef(*row) for row in await self._long_read(sql.NAMED_BLOBS, (after, limit))]
+
+    async def naming(self, sha256: str) -> list[CacheEntry]:
+        rows = await self._long_read(sql.ENTRIES_NAMING, (sha256,))
+        return [entry_of(ArtifactKey(*row[-3:]), row) for row in rows]
 
     async def doom(self, sha256s: Sequence[str], at: float) -> list[str]:
         doomed: list[str] = []
@@ -206,9 +229,15 @@ class SqliteIndex:
             lambda db: [sha256 for sha256 in sha256s if not db.execute(sql.KNOWN, (sha256,)).fetchone()]
         )
 
+    async def surpass(self, generation: int) -> None:
+        async with self._reserving:
+            await self._writer.run(lambda db: db.execute(sql.SURPASS, (generation,)).rowcount)
+            self._given = self._reserved = 0  # what was reserved may be below it
+
     async def expire(self, now: float) -> int:
         dropped = 0
         for work in (
+            partial(writes.redate_uses, now=now, ahead=_DAY, limit=_CHUNK),
             partial(writes.expire_absences, now=now, limit=_CHUNK),
             partial(writes.bound_absences, most=self._negative_keys, limit=_CHUNK),
             partial(writes.expire_bodies, before=now - self._superseded_keep, now=now, limit=_CHUNK),
@@ -241,6 +270,8 @@ class SqliteIndex:
             unless_done.callback(connection.close)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
+            _check_pages(connection)
+            self._file = self._path.stat()
             migrate(connection, steps())
             (clean,) = connection.execute(sql.READ_CLEAN).fetchone()
             self.was_clean = bool(clean)
@@ -257,8 +288,8 @@ class SqliteIndex:
         advice = f": {self._path}"
         if is_damage(error):
             advice = (
-                f": move {self._path} with its -wal and -shm files away and start again, or restore"
-                " a backup; blobs that no index knows are adopted or removed later"
+                f"{ADVICE}, or restore a backup, or move {self._path} with its -wal and -shm files"
+                " away and start with an empty index"
             )
         return IndexUnavailable(fault.detail + advice, code=fault.code, retry_after=None)
 
@@ -268,7 +299,18 @@ class SqliteIndex:
         try:
             return self._reads.execute(statement, parameters).fetchone()
         except (sqlite3.Error, *UNFIT) as error:
-            raise index_fault(error) from error
+            raise self._read_fault(error) from error
+
+    def _read_fault(self, error: Exception) -> Fault:
+        self._damage = self._damage or is_damage(error)
+        return index_fault(error)
+
+    def _is_there(self) -> bool:
+        """Whether what is open still is the file at our path."""
+        try:
+            return self._file is None or os.path.samestat(self._file, self._path.stat())
+        except OSError:
+            return False
 
     async def _long_read(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         return await self._long(lambda db: db.execute(statement, parameters).fetchall())
@@ -280,7 +322,7 @@ class SqliteIndex:
         try:
             return await loop.run_in_executor(self._reader, work, self._long_reads)
         except (sqlite3.Error, *UNFIT) as error:
-            raise index_fault(error) from error
+            raise self._read_fault(error) from error
 
     # --- recent look-ups --------------------------------------------------------------------
 
@@ -303,6 +345,30 @@ def _chunks(values: Iterable[_T]) -> Iterable[list[_T]]:
 
 def _look(db: sqlite3.Connection) -> None:
     db.execute(sql.READ_CLEAN).fetchone()
+
+
+def _probe(db: sqlite3.Connection) -> None:
+    # Generations may have gaps, and SQLite writes nothing where nothing changes.
+    writes.reserve(db, 1)
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    """Look for damage before anything is built on it, but not for long: what a large index hides
+    from this look is found where it is read. Raises sqlite3.DatabaseError."""
+    until = time.monotonic() + _LOOK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
+    try:
+        (verdict,) = connection.execute(sql.QUICK_CHECK).fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    finally:
+        connection.set_progress_handler(None, 0)
+    if verdict != "ok":
+        damage = sqlite3.DatabaseError(verdict)
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage
 
 
 def _package(purl: str) -> tuple[str, ...]:

@@ -103,11 +103,15 @@ REF_OF = f"SELECT sha256, size FROM entries WHERE {_KEY}"
 FORGET = f"DELETE FROM entries WHERE {_KEY}"
 FORGET_TAUGHT = "DELETE FROM promises WHERE repo = ?1 AND taught_by = ?2"
 UNLEARN_PATH = "DELETE FROM promises WHERE repo = ?1 AND path = ?2 AND taught_by = ?3"
+UNLEARN_WHOLE_PATH = "DELETE FROM promises WHERE repo = ?1 AND path = ?2"
 UNLEARN_PACKAGE = (
     "DELETE FROM promises WHERE repo = ?1 AND purl <> '' AND (purl = ?2 OR (purl >= ?3 AND purl < ?4)"
     " OR (purl >= ?5 AND purl < ?6))"
 )
 UNLEARN_REPO = "DELETE FROM promises WHERE repo = ?1"
+ENTRIES_NAMING = (
+    f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, e.repo, e.path, e.variant FROM entries e WHERE e.sha256 = ?1"
+)
 KEYS_OF_BLOB = "SELECT repo, path, variant FROM entries WHERE sha256 = ?1"
 FORGET_BLOB = "DELETE FROM entries WHERE sha256 = ?1"
 FORGET_OLD_BLOB = "DELETE FROM superseded WHERE sha256 = ?1"
@@ -130,6 +134,10 @@ EXPIRE_ABSENCES = (
     "DELETE FROM entries WHERE id IN (SELECT id FROM entries"
     " WHERE sha256 IS NULL AND checked_at + ttl < ?1 LIMIT ?2)"
 )
+REDATE_USES = (
+    "UPDATE entries SET last_used = ?1 WHERE id IN (SELECT id FROM entries"
+    " WHERE sha256 IS NOT NULL AND last_used > ?2 LIMIT ?3)"
+)
 COUNT_ABSENCES = "SELECT count(*) FROM entries WHERE sha256 IS NULL"
 DROP_ABSENCES = (
     "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE sha256 IS NULL"
@@ -150,10 +158,76 @@ TOTAL_BY_REPO = (
     " FROM entries GROUP BY repo ORDER BY repo"
 )
 
+# --- for the checker ------------------------------------------------------------------------
+
+_HELD = (
+    f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, {_columns(PROMISE_COLUMNS[3:], 'p')},"
+    " b.sha256, b.size, b.added_at, b.doomed_at, e.repo, e.path, e.variant, e.id FROM entries e"
+    " LEFT JOIN promises p ON p.repo = e.repo AND p.path = e.path AND p.variant = e.variant"
+    " LEFT JOIN blobs b ON b.sha256 = e.sha256"
+)
+HELD_AFTER = f"{_HELD} WHERE e.id > ?1 ORDER BY e.id LIMIT ?2"
+HELD_OF_KEY = f"{_HELD} WHERE e.repo = ?1 AND e.path = ?2 AND e.variant = ?3"
+_PROMISES = f"SELECT {_columns(PROMISE_COLUMNS[3:], 'p')}, p.repo, p.path, p.variant, p.rowid FROM promises p"
+PROMISES_AFTER = f"{_PROMISES} WHERE p.rowid > ?1 ORDER BY p.rowid LIMIT ?2"
+PROMISE_OF_KEY = f"{_PROMISES} WHERE p.repo = ?1 AND p.path = ?2 AND p.variant = ?3"
+_BLOBS = f"SELECT b.sha256, b.size, b.added_at, b.doomed_at, {_NAMED}, b.rowid FROM blobs b"
+BLOBS_AFTER = f"{_BLOBS} WHERE b.rowid > ?1 ORDER BY b.rowid LIMIT ?2"
+BLOB_OF_NAME = f"{_BLOBS} WHERE b.sha256 = ?1"
+IS_NAMED = f"SELECT 1 FROM (SELECT ?1 AS sha256) b WHERE {_NAMED}"
+OLD_AFTER = (
+    "SELECT repo, path, variant, sha256, replaced_at, rowid FROM superseded WHERE rowid > ?1"
+    " ORDER BY rowid LIMIT ?2"
+)
+LAST_GENERATION = "SELECT value FROM counters WHERE name = 'generation'"
+SURPASS = "UPDATE counters SET value = max(value, ?1) WHERE name = 'generation'"
+INTEGRITY = "PRAGMA integrity_check(20)"
+FOREIGN_KEYS = "PRAGMA foreign_key_check"
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+
+# --- salvage --------------------------------------------------------------------------------
+
+SALVAGED_COLUMNS = {
+    "entries": ENTRY_COLUMNS,
+    "promises": PROMISE_COLUMNS,
+    "blobs": ("sha256", "size", "added_at", "doomed_at"),
+    "superseded": ("repo", "path", "variant", "sha256", "fetched_at", "replaced_at"),
+    "uses": ("hour", "caller", "repo", "purl", "sha256", "requests", "bytes"),
+    "locals": ("repo",),
+    "counters": ("name", "value"),
+}
+"""Every table with its columns, in the order in which they are worth most."""
+
+
+def salvage_from(table: str, *, backwards: bool = False) -> str:
+    """Rows from rowid ?1 on, in either direction, at most ?2; the rowid comes last."""
+    names = ", ".join(SALVAGED_COLUMNS[table])
+    if backwards:
+        return f"SELECT {names}, rowid FROM {table} WHERE rowid <= ?1 ORDER BY rowid DESC LIMIT ?2"
+    return f"SELECT {names}, rowid FROM {table} WHERE rowid >= ?1 ORDER BY rowid LIMIT ?2"
+
+
+def salvage_into(table: str) -> str:
+    """A row that breaks a constraint is left out."""
+    names = SALVAGED_COLUMNS[table]
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(names)}) VALUES ({_marks(names)})"
+
+
+SALVAGED_COUNTER = "UPDATE counters SET value = max(value, ?2) WHERE name = ?1 AND typeof(?2) = 'integer'"
+COUNT_NAMED = (
+    "INSERT OR IGNORE INTO blobs (sha256, size, added_at) SELECT sha256, max(size), max(fetched_at)"
+    " FROM entries WHERE sha256 IS NOT NULL GROUP BY sha256"
+)
+BEYOND_ROWS = (
+    "UPDATE counters SET value = max(value, (SELECT coalesce(max(generation), 0) FROM entries))"
+    " WHERE name = 'generation'"
+)
+
 # --- life -----------------------------------------------------------------------------------
 
 ADD_LOCAL = "INSERT INTO locals (repo) VALUES (?1) ON CONFLICT (repo) DO NOTHING"
 READ_CLEAN = "SELECT value FROM counters WHERE name = 'clean'"
+QUICK_CHECK = "PRAGMA quick_check(1)"
 MARK_CLEAN = "UPDATE counters SET value = ?1 WHERE name = 'clean'"
 
 # --- whole copies ---------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="index-writer")
         self._busy = False
         self._closed = False
+        self.trouble: Fault | None = None
+        """What the last commit failed with, until one succeeds that wrote something."""
 
     async def run(self, work: Work[_T], committed: Callable[[], None] = _nothing) -> _T:
         """The result of `work`, after its transaction is on the medium.
@@ -112,8 +114,9 @@ class Writer:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             for item in batch:
-                item.fault = _chained(error)
+                item.fault = self.trouble = _chained(error)
             return
+        before = self._connection.total_changes
         try:
             for item in batch:
                 self._attempt(item)
@@ -122,7 +125,7 @@ class Writer:
         except (sqlite3.Error, OSError) as error:
             self._undo()
             if len(batch) == 1:
-                batch[0].fault = _chained(error)
+                batch[0].fault = self.trouble = _chained(error)
                 return
             for item in batch:
                 item.fault = None
@@ -130,6 +133,8 @@ class Writer:
             return
         finally:
             self._undo()
+        if self._connection.total_changes > before:
+            self.trouble = None
         failpoints.hit("row.committed")
 
     def _attempt(self, item: _Item) -> None:

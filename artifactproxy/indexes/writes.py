@@ -120,6 +120,11 @@ def expire_absences(db: sqlite3.Connection, now: float, limit: int) -> int:
     return db.execute(sql.EXPIRE_ABSENCES, (now, limit)).rowcount
 
 
+def redate_uses(db: sqlite3.Connection, now: float, ahead: float, limit: int) -> int:
+    """Uses dated ahead by a clock that was set back since: last in line for ever, if they stayed."""
+    return db.execute(sql.REDATE_USES, (now, now + ahead, limit)).rowcount
+
+
 def bound_absences(db: sqlite3.Connection, most: int, limit: int) -> int:
     """Drop the least recently used absences beyond `most`."""
     (count,) = db.execute(sql.COUNT_ABSENCES).fetchone()

@@ -29,52 +29,25 @@ RESULTS = frozenset(["hit", "miss", "stale", "revalidated", "absent", "relay", "
 FILL_RESULTS = frozenset(["stored", "refreshed", "absent", "unstored", "failed"])
 _SOURCES = frozenset({"remote", "cache"})
 _ABORTS = frozenset({"client_left", "client_slow", "shutdown"})
-_REJECTIONS = frozenset({400, 403, 405, 417, 421, 505, 508})
+_REJECTIONS = frozenset({400, 403, 405, 408, 413, 417, 421, 505, 508})
+_BOUNDS = frozenset({"connections", "request_bodies"})  # of ours, told by a 503
 
-# Codes that refine a class of `errors`.
+# Codes that refine a class of `errors`; `tests/observe/test_metrics.py` finds the ones in use.
 _FINER = frozenset(
-    [
-        "upstream_dns",
-        "connect_timeout",
-        "first_byte",
-        "too_slow",
-        "stall",
-        "short_body",
-        "unframed",
-        "unframed_body",
-        "framing",
-        "extra_bytes",
-        "redirects",
-        "downgrade",
-        "tls",
-        "unexpected_html",
-        "html_for_artifact",
-        "empty",
-        "bad_206",
-        "416",
-        "bad_304",
-        "unexpected_304",
-        "bomb",
-        "bad_head",
-        "bad_realm",
-        "changed_mid_range",
-        "overlong",
-        "retries",
-        "429",
-        "5xx",
-        "refused",
-        "dns",
-        "connections",
-        "bad_host",
-        "head_too_large",
-        "http_version",
-        "expectation",
-        "length",
-        "client_left",
-        "client_slow",
-        "shutdown",
-    ]
-)
+    {
+        "bad_206", "bad_encoding", "bad_framing", "bad_head", "bad_host", "bad_index",
+        "bad_location", "bad_zip", "bomb", "breaker_open", "cancelled", "changed_mid_range",
+        "checking", "client_left", "client_slow", "closed", "connect_timeout", "connections",
+        "coordination_unavailable", "descriptors", "downgrade", "empty", "expectation",
+        "first_byte", "head_too_large", "helper", "helper_slow", "hollow", "http_version",
+        "index_busy", "index_damaged", "index_missing", "index_newer", "length", "no_answer",
+        "no_resume", "overlong", "redirects", "request_bodies", "short_body", "shutdown",
+        "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
+        "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
+        "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",
+        "upstream_legal", "upstream_queue", "upstream_status",
+    }
+)  # fmt: skip
 
 
 def _codes(root: type[errors.Fault]) -> frozenset[str]:
@@ -84,8 +57,12 @@ def _codes(root: type[errors.Fault]) -> frozenset[str]:
     return frozenset(found)
 
 
-_STORE = _codes(errors.StoreUnavailable) | {errors.IndexUnavailable.code}
-KNOWN_CODES = _codes(errors.Fault) | _FINER
+_STORE = (
+    _codes(errors.StoreUnavailable)
+    | {errors.IndexUnavailable.code, "store_temp", "hollow", "helper", "helper_slow"}
+    | {"index_busy", "index_damaged", "index_gone", "index_full", "index_readonly", "index_unopened"}
+)
+KNOWN_CODES = _codes(errors.Fault) | _FINER | _STORE | {"descriptors", "memory", "missing", "unreadable"}
 
 _Labels = tuple[str, ...]
 
@@ -101,6 +78,11 @@ _HELP = {
     "rejected": "Requests refused at the door or by a rule.",
     "warnings": "Warnings in the log.",
     "degraded": "1 while a dependency is unusable.",
+    "scrub_blobs": "Blobs that were hashed again.",
+    "scrub_bytes": "Bytes that were read for that.",
+    "scrub_bad": "Blobs that were not as they must be, by what was wrong with them.",
+    "scrub_finished": "When the last whole scrub ended, in POSIX seconds.",
+    "loop_lag_seconds": "How late a beat of the event loop came.",
     "request_seconds": "Time from the request to the last byte.",
     "fill_seconds": "Time of a whole transfer from upstream.",
 }
@@ -133,6 +115,7 @@ class Metrics(Collector):
         self._counters: dict[str, tuple[_Labels, dict[_Labels, float]]] = {}
         self._gauges: dict[str, tuple[_Labels, dict[_Labels, float]]] = {}
         self._histograms: dict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
+        self._lag = _Histogram()
         self._requests: dict[tuple[str, str, int], int] = defaultdict(int)
         self._sent: dict[tuple[str, str], int] = defaultdict(int)
         self._registry = CollectorRegistry(auto_describe=False)
@@ -158,6 +141,9 @@ class Metrics(Collector):
         family = self._counters.setdefault(name, (tuple(labels), {}))
         self._put(family, labels, amount, add=True)
 
+    def lag(self, seconds: float) -> None:
+        self._lag.add(seconds)
+
     def exposition(self) -> bytes:
         """Prometheus text format."""
         return generate_latest(self._registry)
@@ -173,7 +159,7 @@ class Metrics(Collector):
             return
         if outcome.error in _ABORTS:
             self.increment("client_aborts", reason=outcome.error)
-        elif outcome.status in _REJECTIONS:
+        elif outcome.status in _REJECTIONS or outcome.error in _BOUNDS:
             self.increment("rejected", reason=outcome.error)
         elif outcome.error in _STORE:
             self.increment("store_errors", kind=outcome.error)
@@ -218,6 +204,9 @@ class Metrics(Collector):
                 if of == name:
                     family.add_metric((result,), histogram.buckets(), histogram.total)
             yield family
+        lag = HistogramMetricFamily(PREFIX + "loop_lag_seconds", _HELP["loop_lag_seconds"])
+        lag.add_metric((), self._lag.buckets(), self._lag.total)
+        yield lag
         for name, (names, series) in sorted(self._counters.items()):
             counter = CounterMetricFamily(PREFIX + name, _help(name), labels=names)
             for labels, value in series.items():
@@ -266,6 +255,9 @@ class Observations:
 
     def increment(self, name: str, amount: float = 1, **labels: str) -> None:
         self.metrics.increment(name, amount, **labels)
+
+    def lag(self, seconds: float) -> None:
+        self.metrics.lag(seconds)
 
     def exposition(self) -> bytes:
         self.metrics.gauge("log_lines_dropped", self.log.dropped)

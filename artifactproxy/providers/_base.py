@@ -100,7 +100,15 @@ class Provider:
 def problem_details(fault: Fault) -> Page:
     """RFC 9457, for clients without a dialect of their own."""
     facts = {"type": "about:blank", "status": fault.status, "code": fault.code, "detail": fault.detail}
-    return Page(json.dumps(facts).encode() + b"\n", "application/problem+json")
+    return Page(json_text(facts), "application/problem+json")
+
+
+def json_text(value: object) -> bytes:
+    """A line of JSON that is no markup either, should somebody take it for a page."""
+    text = json.dumps(value)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text.encode() + b"\n"
 
 
 class PublicOrigins:

@@ -64,6 +64,8 @@ _BINARY = frozenset(
         *("bin", "dll", "dmg", "exe", "img", "iso", "qcow2", "so", "wasm"),
     }
 )
+# A web page under such a name can only be a captive portal or a site that knows no 404.
+_NEVER_HTML = _BINARY | {"json", "yaml", "yml", "toml", "asc", "sig", "sha256", "sha512", "sha1", "md5"}
 
 
 class Generic(Provider):
@@ -103,7 +105,7 @@ class Generic(Provider):
             media_type=_MEDIA_TYPES.get(extension, "application/octet-stream"),
             ttl=None if immutable else TTL,
             negative_ttl=NEGATIVE_TTL,
-            expects_html=not (immutable and extension in _BINARY),
+            expects_html=extension not in _NEVER_HTML,
             filename=filename,
         )
 

@@ -40,6 +40,7 @@ DEFAULT_NEGATIVE_TTL: Final = 60.0
 _PROMISED_NEGATIVE_TTL: Final = 10.0  # an index lists it: it will be there in a moment
 _CLIENT_MAX_AGE: Final = 300.0
 _DEFAULT_RETRY_AFTER: Final = 10.0
+_AHEAD: Final = 300.0  # a row dated further ahead than this was written under another clock
 _LONGEST_RETRY_AFTER: Final = 3600.0
 _HTML: Final = ("text/html", "application/xhtml+xml")
 _DECODABLE: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -51,8 +52,9 @@ _RETRIED: Final = frozenset({408, 502, 503, 504})
 
 
 def decide(found: Found, route: Route, ask: Ask, policy: Policy, now: float) -> Decision:
-    """What a request gets, from the one look-up of its key. `now` before the row was checked (a
-    clock set back) counts as the moment it was checked."""
+    """What a request gets, from the one look-up of its key. `now` a little before the row was
+    checked (a clock set back) counts as the moment it was checked; further back, how old the row is
+    cannot be told, and it is due for a check."""
     if route.kind is Kind.PASS:
         if policy.offline:
             return _refuse("the remote is offline and this path is never stored")
@@ -86,6 +88,8 @@ def _absence(
     ttl = _negative_ttl(route, policy) if entry.ttl is None else entry.ttl
     age = _age(entry, now)
     said = f"upstream said {entry.status} {age:.0f} s ago"
+    if _misdated(entry, now):
+        return _miss(control, policy, f"upstream said {entry.status} at a time that is yet to come")
     if age >= ttl:
         return _miss(control, policy, f"{said}, remembered for {ttl:.0f} s only")
     cannot_ask = policy.offline or "only-if-cached" in control
@@ -124,7 +128,9 @@ def _index(
 def _left(entry: CacheEntry, route: Route, policy: Policy, now: float) -> float | None:
     """As `fresh_for`, for a route that has become mutable since the row was written."""
     if entry.kind is Kind.ARTIFACT and entry.ttl is None:
-        return ttl_of(route, policy, entry.cache_control) - _age(entry, now)
+        return (
+            -1.0 if _misdated(entry, now) else ttl_of(route, policy, entry.cache_control) - _age(entry, now)
+        )
     return fresh_for(entry, now)
 
 
@@ -158,7 +164,9 @@ def _insists(control: Mapping[str, str | None], age: float) -> bool:
 
 def fresh_for(entry: CacheEntry, now: float) -> float | None:
     """Seconds of freshness left, negative when stale, None for ever."""
-    return None if entry.ttl is None else entry.ttl - _age(entry, now)
+    if entry.ttl is None:
+        return None
+    return -1.0 if _misdated(entry, now) else entry.ttl - _age(entry, now)
 
 
 def stale_allowed(entry: CacheEntry, left: float | None, policy: Policy) -> bool:
@@ -198,6 +206,12 @@ def client_cache_control(entry: CacheEntry, policy: Policy, now: float) -> str:
 
 def _age(entry: CacheEntry, now: float) -> float:
     return max(0.0, now - entry.checked_at)
+
+
+def _misdated(entry: CacheEntry, now: float) -> bool:
+    """Whether the clock was set far back since the row was checked. Its age counts from a time that
+    has not come, so without this it would stay fresh for as long as the clock was ahead."""
+    return entry.checked_at - now > _AHEAD
 
 
 def _stale_for(left: float | None) -> float:
@@ -257,6 +271,13 @@ def admit(
             ttl = min(ttl, _PROMISED_NEGATIVE_TTL)
         return Absent(status, ttl)
     return _refusal(status, policy)
+
+
+def depends_on_promise(head: UpstreamHead) -> bool:
+    """Whether this head is judged differently where a digest is promised."""
+    coded = bool(_codings(head.headers.get("content-encoding", "")))
+    doubtful = not head.framed or coded or head.length == 0 or _media_type(head) in _HTML
+    return head.status == 200 and doubtful
 
 
 def _busy(head: UpstreamHead, now: float) -> UpstreamFault | None:

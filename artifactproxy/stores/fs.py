@@ -30,7 +30,11 @@ from artifactproxy.stores.medium import Commit, Medium, store_fault
 
 _T = TypeVar("_T")
 _CHUNK = 256 * 1024
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Without waiting: a FIFO in the place of a blob must not hold the event loop.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+_NO_FILE = frozenset({errno.ELOOP, errno.ENXIO})  # a link, a socket
 
 
 class FsStore:
@@ -44,6 +48,8 @@ class FsStore:
         self._medium = Medium(root, fsync=fsync, clock=clock)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._closed = False
+        self.swept = 0
+        """Temporary files of dead processes that the start removed."""
 
     async def start(self) -> None:
         """Make the layout, prove that it works and drop what dead processes left.
@@ -54,7 +60,7 @@ class FsStore:
             await self._run("prepare its directory", self._medium.prepare)
         except StoreUnavailable as fault:
             raise type(fault)(f"{self._root} cannot hold blobs: {fault.detail}") from fault
-        await self.sweep()
+        self.swept = await self.sweep()
 
     async def check(self) -> None:
         """Writable now? After a failed fsync only a write that reaches the medium heals."""
@@ -108,6 +114,11 @@ class FsStore:
         """
         await self._run("delete a blob", partial(self._medium.delete, sha256, older_than))
 
+    async def set_aside(self, ref: BlobRef, opened: LocalFile | None = None) -> bool:
+        """Move a blob to quarantine; with `opened` only while that file still is the blob."""
+        fd = None if opened is None else opened.fd
+        return await self._run("set a blob aside", partial(self._medium.set_aside, ref.sha256, fd))
+
     async def _settle(self, work: Callable[[Commit], None]) -> None:
         """Run a commit. A cancelled caller waits for its end, so that nothing outlives it."""
         commit = Commit()
@@ -158,15 +169,15 @@ class FsStore:
             self._ensure_there(error)
             raise BlobMissing(ref.sha256) from error
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in _NO_FILE:
                 raise store_fault(error, "open a blob") from error
         else:
             found = os.fstat(fd)
             if found.st_size == ref.size and stat.S_ISREG(found.st_mode):
                 return fd
             os.close(fd)
-        await self._run("set a blob aside", partial(self._medium.expel, ref))
-        raise BlobMissing(ref.sha256)
+        expelled = await self._run("set a blob aside", partial(self._medium.expel, ref))
+        raise BlobMissing(ref.sha256, damaged=expelled)
 
     async def _chunks(self, fd: int, span: Span) -> AsyncGenerator[bytes, None]:
         reading: Future[bytes] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import stat
@@ -23,6 +24,7 @@ from artifactproxy.ports import Clock
 from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.temps import TempNames, alive, owner_of
 
+_AHEAD = 60.0  # seconds; a blob dated further ahead was put under a clock that was set back since
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -84,10 +86,20 @@ class Medium:
         if self._fsync:
             for folder in (self.root.parent, self.root, self.blobs.parent):
                 _sync_folder(folder)
+        self.probe(sync=True)
+
+    def probe(self, *, sync: bool) -> None:
+        """Write a file and let it appear among the blobs, as a commit does."""
         path = self.temp_path()
         trial = self.blobs / path.name
         try:
-            os.close(os.open(path, _CREATE, 0o600))
+            fd = os.open(path, _CREATE, 0o600)
+            try:
+                os.write(fd, b"probe")
+                if sync:
+                    self._sync(fd, "tmp.fsynced")
+            finally:
+                os.close(fd)
             path.rename(trial)
         except OSError as error:
             if error.errno != errno.EXDEV:
@@ -98,26 +110,13 @@ class Medium:
         finally:
             _remove(path)
             _remove(trial)
-        self.probe(sync=True)
-
-    def probe(self, *, sync: bool) -> None:
-        path = self.temp_path()
-        try:
-            fd = os.open(path, _CREATE, 0o600)
-            try:
-                os.write(fd, b"probe")
-                if sync:
-                    self._sync(fd, "tmp.fsynced")
-            finally:
-                os.close(fd)
-        finally:
-            _remove(path)
         if sync:
             self.sick = ""
 
     def sweep(self) -> int:
         swept = 0
-        for path in self.temps.iterdir():
+        # Among the blobs there is what `prepare` tried out just before its process died.
+        for path in (*self.temps.iterdir(), *self.blobs.iterdir()):
             owner = owner_of(path.name)
             if owner and not alive(owner):
                 path.unlink(missing_ok=True)
@@ -171,26 +170,24 @@ class Medium:
 
     def _link(self, ref: BlobRef, path: Path, target: Path) -> None:
         with self._shard(target.parent) as folder:
-            held = self._renew(target, ref.size)
-            if not held:
-                path.rename(target)
+            held = self._holds(target, ref.size)
+            # Also over a blob that is there: these bytes are verified, those may have rotted since.
+            path.rename(target)
             try:
                 failpoints.hit("blob.linked")
-                # Also for a blob that was there: its writer may not have come this far.
                 self._sync(folder, "dir.fsynced")
             except OSError:
                 if not held:
                     _remove(target)
                 raise
 
-    def _renew(self, target: Path, size: int) -> bool:
-        """Make a blob that is there young again; one of another size is set aside."""
+    def _holds(self, target: Path, size: int) -> bool:
+        """Whether a blob of this size is there; something else in its place is set aside."""
         try:
             found = target.lstat()
         except FileNotFoundError:
             return False
         if stat.S_ISREG(found.st_mode) and found.st_size == size:
-            self._make_young(target)
             return True
         self._set_aside(target)
         return False
@@ -201,24 +198,68 @@ class Medium:
 
     # --- taking away ------------------------------------------------------------------------
 
-    def expel(self, ref: BlobRef) -> None:
-        """Set a damaged blob aside, unless somebody has just put a good one."""
+    def expel(self, ref: BlobRef) -> bool:
+        """Set a damaged blob aside, unless somebody has just done so or put a good one."""
         target = self.root / blob_path(ref.sha256)
         with suppress(OSError), self._shard(target.parent):
             found = target.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_size != ref.size:
                 self._set_aside(target)
+                return True
+        return False
+
+    def set_aside(self, sha256: str, opened: int | None) -> bool:
+        """`opened` is a descriptor of what was found damaged: a file put there since then stays."""
+        target = self.root / blob_path(sha256)
+        if not os.path.lexists(target):
+            return False
+        with self._shard(target.parent), suppress(FileNotFoundError):
+            if opened is None or os.path.samestat(os.fstat(opened), target.lstat()):
+                self._set_aside(target)
+                return True
+        return False
 
     def delete(self, sha256: str, older_than: float) -> None:
         target = self.root / blob_path(sha256)
         if not os.path.lexists(target):
             return
         with self._shard(target.parent), suppress(FileNotFoundError):
-            if older_than <= 0 or self._clock() - target.lstat().st_mtime >= older_than:
+            found = target.lstat()
+            if stat.S_ISDIR(found.st_mode):
+                self._set_aside(target)
+            elif older_than <= 0 or not -_AHEAD < self._clock() - found.st_mtime < older_than:
                 target.unlink()
 
     def _set_aside(self, target: Path) -> None:
-        target.rename(self.quarantine / f"{target.name}.{time.time_ns()}")
+        aside = self.quarantine / f"{target.name}.{time.time_ns()}"
+        try:
+            target.rename(aside)
+        except FileNotFoundError:
+            # An operator may have removed the whole directory with what was in it.
+            self.quarantine.mkdir(mode=0o700, exist_ok=True)
+            target.rename(aside)
+
+    def adopt(self, path: Path, sha256: str) -> bool:
+        """Put a copy of `path` in the place of this blob, if that is its content; then `path`
+        itself goes. False, and nothing has changed, if it is not."""
+        copy, target = self.temp_path(), self.root / blob_path(sha256)
+        digest = hashlib.sha256()
+        try:
+            with path.open("rb") as source, os.fdopen(os.open(copy, _CREATE, 0o600), "wb") as out:
+                while piece := source.read(1024 * 1024):
+                    digest.update(piece)
+                    out.write(piece)
+            if digest.hexdigest() != sha256:
+                return False
+            self._seal(BlobRef(sha256, copy.stat().st_size), copy)
+            with self._shard(target.parent) as folder:
+                copy.rename(target)
+                self._sync(folder, "dir.fsynced")
+            if path != target:
+                path.unlink()
+            return True
+        finally:
+            _remove(copy)
 
     # --- listing ----------------------------------------------------------------------------
 
@@ -263,7 +304,8 @@ class Medium:
         try:
             if self._fsync and path.name not in self._durable:
                 # Not only when we made it: whoever did may have died before its fsync.
-                _sync_folder(path.parent)
+                with self._distrusting():
+                    _sync_folder(path.parent)
                 self._durable.add(path.name)
             fcntl.flock(folder, fcntl.LOCK_EX)
             yield folder
@@ -273,10 +315,15 @@ class Medium:
     def _sync(self, fd: int, point: str) -> None:
         """The one place that may find the medium broken. Such an error is reported once only, so
         what was written before is not to be trusted and the fsync is never tried again."""
-        try:
+        with self._distrusting():
             if self._fsync:
                 _flush(fd)
             failpoints.hit(point)
+
+    @contextmanager
+    def _distrusting(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             if error.errno not in _FULL:
                 self.sick = os.strerror(error.errno or 0)

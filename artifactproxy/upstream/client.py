@@ -18,7 +18,14 @@ import aiohttp
 from yarl import URL
 
 from artifactproxy import __version__
-from artifactproxy.errors import Fault, UpstreamBlocked, UpstreamBroken, UpstreamFault, UpstreamUnreachable
+from artifactproxy.errors import (
+    Busy,
+    Fault,
+    UpstreamBlocked,
+    UpstreamBroken,
+    UpstreamFault,
+    UpstreamUnreachable,
+)
 from artifactproxy.limits import RemoteLimits
 from artifactproxy.model import Header, UpstreamHead
 from artifactproxy.ports import Clock, Observer, UpstreamRequest
@@ -30,6 +37,7 @@ from artifactproxy.upstream.guard import (
     Lookup,
     Network,
     host_of,
+    judge_scheme,
     judge_url,
     next_hop,
     origin_of,
@@ -51,13 +59,15 @@ class RemoteAccess:
     """How one remote reaches its upstreams.
 
     `origins` (`scheme://host[:port]`, or any URL on them) are allowed at whatever address;
-    `credentials` go to their own origin only. `allow_private` are networks that hosts named by
+    `credentials` go to their own origin only. `plain` are origins without TLS that documents of
+    upstreams with TLS may name all the same. `allow_private` are networks that hosts named by
     documents or redirects may resolve to. `egress` is the URL of a forward proxy, used except for
     `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's.
     """
 
     origins: tuple[str, ...]
     credentials: Mapping[str, Credential] = field(default_factory=dict)
+    plain: tuple[str, ...] = ()
     allow_private: tuple[Network, ...] = ()
     egress: str = field(default="", repr=False)
     no_proxy: tuple[str, ...] = ()
@@ -84,7 +94,7 @@ class UpstreamClient:
     ) -> None:
         self._remotes = {name: _normal(access) for name, access in remotes.items()}
         self._gates = Gates(total_connections)
-        self._sessions = Sessions(lookup)
+        self._sessions = Sessions(lookup, self._heard_noise)
         self._observer = observer
         self._clock = clock
         self._closed = False
@@ -131,6 +141,7 @@ class UpstreamClient:
         url, seen = request.url, {request.url}
         follows = request.method in ("GET", "HEAD")
         while True:
+            judge_scheme(url, access.origins, access.plain)
             judge_url(url, access.origins, access.allow_private)
             transfer = await self._ask(request, access, url)
             location = transfer.head.headers.get("location", "")
@@ -154,6 +165,8 @@ class UpstreamClient:
         with ExitStack() as stack:
             await self._gates.take(gate, access.limits)
             stack.callback(self._gates.give, gate)
+            if request.on_leave is not None:
+                request.on_leave()
             with gate.attempt(_now()):
                 head, response = await self._judged(gate, request, access, url)
             return Transfer(
@@ -212,6 +225,8 @@ class UpstreamClient:
                         trace_request_ctx=attempt,
                     )
             except faults.BEFORE_HEAD as exc:
+                if faults.is_ours(exc):
+                    raise Busy("no connection can be opened at the moment", code="descriptors") from exc
                 fault = faults.before_head(exc, host)
                 if not (tries and attempt.reused and fault.code == "no_answer"):
                     raise fault from exc
@@ -235,6 +250,11 @@ class UpstreamClient:
         else:
             gate.succeeded()
 
+    def _heard_noise(self, host: str) -> None:
+        if self._observer is not None:
+            self._observer.increment("upstream_errors", remote="", kind="unsolicited")
+            self._observer.warning("unsolicited_bytes", host=host, action="its connection is not used again")
+
     def _report(self, remote: str, fault: Fault) -> None:
         if self._observer is not None:
             self._observer.increment("upstream_errors", remote=remote, kind=fault.code)
@@ -250,6 +270,7 @@ def _normal(access: RemoteAccess) -> RemoteAccess:
     return replace(
         access,
         origins=tuple(origin_of(url) for url in access.origins),
+        plain=tuple(origin_of(url) for url in access.plain),
         credentials={origin_of(url): credential for url, credential in access.credentials.items()},
     )
 

@@ -6,6 +6,7 @@ Sentences are public: they name the upstream's host, never a path, a query or a 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import ssl
 
@@ -28,6 +29,8 @@ IN_BODY = (aiohttp.ClientError, OSError, asyncio.TimeoutError, aiohttp.http_exce
 
 # Once connected nothing is exchanged before TLS, so these ended a handshake.
 _IN_HANDSHAKE = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+_OUR_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 # The first row whose types match decides.
 _TABLE: tuple[tuple[tuple[type[Exception], ...], type[UpstreamFault], str, str], ...] = (
@@ -85,6 +88,12 @@ def before_head(exc: Exception, host: str) -> UpstreamFault:
         (kind, code, sentence) for types, kind, code, sentence in _TABLE if isinstance(exc, types)
     )
     return kind(sentence.format(host), code=code)
+
+
+def is_ours(exc: Exception) -> bool:
+    """Whether this machine could not make a connection, whatever upstream would have said."""
+    cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
+    return isinstance(cause, OSError) and cause.errno in _OUR_SHORTAGES
 
 
 def in_body(exc: Exception, host: str) -> UpstreamFault:

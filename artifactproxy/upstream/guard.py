@@ -147,6 +147,18 @@ def judge_url(url: str, origins: Iterable[str], allow: Sequence[Network] = ()) -
             raise UpstreamBlocked(f"{host} is an internal address")
 
 
+def judge_scheme(url: str, origins: Iterable[str], plain: Iterable[str]) -> None:
+    """Raise `UpstreamBlocked` (`downgrade`) for plain http in the name of upstreams that are all
+    reached over https, unless the administrator listed that very origin in `plain`."""
+    origin = origin_of(url)
+    if not origin.startswith("http:") or origin in plain:
+        return
+    if all(known.startswith("https:") for known in origins):
+        raise UpstreamBlocked(
+            f"{host_of(url)} is named over http by an upstream that speaks https", code="downgrade"
+        )
+
+
 def next_hop(url: str, location: str) -> str:
     """The absolute URL that a `Location` received from `url` means (RFC 9110 10.2.2).
 

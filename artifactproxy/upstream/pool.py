@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +26,20 @@ class Pool(aiohttp.TCPConnector):
 
     Bytes that arrive between two requests would be read as the answer to the next one (response
     queue shift), and a readable socket may also have been closed; either way it is not reused.
+    `on_noise` hears of the host whose connection had such bytes.
     """
+
+    on_noise: Callable[[str], None] | None = None
 
     async def _get(self, key: Any, traces: Any) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
             if protocol is not None and not protocol.should_close and _silent(connection.transport):
                 return connection
+            # It was fit to be reused when it was put back: since then something came.
+            heard = protocol is not None and protocol.should_close
+            if self.on_noise is not None and (heard or _has_bytes(connection.transport)):
+                self.on_noise(key.host)
             connection.close()
         return None
 
@@ -42,6 +51,19 @@ def _silent(transport: asyncio.Transport | None) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
     return not poll.poll(0)
+
+
+def _has_bytes(transport: asyncio.Transport | None) -> bool:
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.fileno() < 0:
+        return False
+    peeked = socket.socket(fileno=os.dup(sock.fileno()))
+    try:
+        return bool(peeked.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
+    finally:
+        peeked.close()
 
 
 @dataclass(slots=True)
@@ -69,10 +91,12 @@ class Way:
 
 
 class Sessions:
-    """Sessions by `Way`, made when first needed. `lookup` replaces the C library's resolver."""
+    """Sessions by `Way`, made when first needed. `lookup` replaces the C library's resolver;
+    `on_noise` hears of hosts that speak without being asked."""
 
-    def __init__(self, lookup: Lookup | None = None) -> None:
+    def __init__(self, lookup: Lookup | None = None, on_noise: Callable[[str], None] | None = None) -> None:
         self._lookup = lookup
+        self._on_noise = on_noise
         self._sessions: dict[Way, aiohttp.ClientSession] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._lock = asyncio.Lock()
@@ -100,6 +124,7 @@ class Sessions:
             limit_per_host=0,
             keepalive_timeout=KEEPALIVE,
         )
+        connector.on_noise = self._on_noise
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

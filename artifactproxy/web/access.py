@@ -20,8 +20,8 @@ from artifactproxy.errors import BadRequest, Misdirected
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>\d{1,5}))?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 _PAIR = re.compile(
-    r"[ \t]*(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)"
-    r"=(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^\s\",;]*)))?[ \t]*(?P<end>[;,]|$)"
+    r"[ \t]*+(?:(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)"
+    r"=(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<token>[^\s\",;]*+)))?+[ \t]*+(?P<end>[;,]|$)"
 )
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 

@@ -22,7 +22,7 @@ import aiohttp
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import BadRequest, Fault, MethodRefused
+from artifactproxy.errors import BadRequest, Busy, Fault, HeadSlow, MethodRefused
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask
 from artifactproxy.providers._base import Page
@@ -30,7 +30,7 @@ from artifactproxy.rules.paths import RESERVED
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
-from artifactproxy.web.connection import ClientGone, Connection, Listener, parser_name
+from artifactproxy.web.connection import ClientGone, Connection, Listener, descriptors, parser_name
 from artifactproxy.web.contract import CheckupLike, EngineLike, WebObserver
 from artifactproxy.web.control import Control
 from artifactproxy.web.door import Door, Entry
@@ -45,6 +45,12 @@ BACKLOG = 1024
 SOCKET_NAME_MAX = 107  # bytes of sun_path on Linux, without the closing NUL
 MOMENT = 0.1
 _POLL = 0.02
+
+# Of requests that never came as far as the door.
+_UNREAD: dict[int, Callable[[], Fault]] = {
+    400: lambda: BadRequest("the request is not well-formed HTTP/1.1"),
+    408: lambda: HeadSlow("the request did not arrive in time"),
+}
 
 _Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
 
@@ -79,7 +85,11 @@ class WebServer:
         self._ids = (f"{prefix}{n:08x}" for n in itertools.count(1))
         self._servers: list[asyncio.AbstractServer] = []
         self._socket_path: Path | None = None
-        self._repositories = Listener(self._serve, self._refuse, self._report, limits)
+        self._repositories = Listener(
+            *(self._serve, self._refuse, self._report, limits),
+            crowded=self._crowded,
+            turned_away=lambda: observer.increment("rejected", reason="connections"),
+        )
         self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
         self._pages = Pages(engine, observer, access, lambda: len(self._repositories.connections))
 
@@ -102,11 +112,23 @@ class WebServer:
         self._servers.append(server)
         bound = server.sockets[0].getsockname()
         parser = parser_name()
+        if self._repositories.places < self._limits.connections:
+            self._observer.notice(
+                "connections_lowered",
+                wanted=self._limits.connections,
+                connections=self._repositories.places,
+                open_files=descriptors() or 0,
+            )
         self._observer.notice(
             "listening", host=bound[0], port=bound[1], aiohttp=aiohttp.__version__, parser=parser
         )
         if parser != "c":
-            self._observer.warning("slow_parser", parser=parser, fix="install aiohttp with its C extensions")
+            self._observer.warning(
+                "slow_parser",
+                parser=parser,
+                chunked_bodies="refused",
+                fix="install aiohttp with its C extensions",
+            )
         return str(bound[0]), int(bound[1])
 
     async def start_unix(self, path: str) -> None:
@@ -173,6 +195,8 @@ class WebServer:
                 return await exchange.send(await route(request, exchange))
             except Fault as fault:
                 answer = self._fault_answer(fault, exchange, page)
+            except MemoryError:
+                answer = self._fault_answer(_no_memory(), exchange, page)
             except Exception as error:  # noqa: BLE001  (the web boundary)
                 exchange.report_bug("request_failed", error)
                 answer = self._fault_answer(_bug(exchange), exchange, page)
@@ -197,6 +221,9 @@ class WebServer:
         entry = self._door.judge(request, exchange.connection)
         address, method = entry.address, exchange.line.method
         exchange.ask = self._ask(entry, exchange)
+        if "upgrade" in entry.headers:
+            # Declined; what aiohttp's parser has read behind such a request it may forget.
+            exchange.keep = False
         if "x-request-id" in entry.headers:
             exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
         if address.format:
@@ -260,13 +287,20 @@ class WebServer:
         """Answer what aiohttp's parser refused."""
         line = Line("GET", old=False, request_id=next(self._ids))
         exchange = Exchange(connection, line, self._observer, stall=self._limits.send_stall)
-        fault = BadRequest("the request is not well-formed HTTP/1.1") if status == 400 else _bug(exchange)
+        fault = _UNREAD[status]() if status in _UNREAD else _bug(exchange)
         with suppress(ClientGone):
             exchange.send_at_once(error_answer(fault, plain_page(fault), exchange.outcome))
         exchange.finish()
 
     def _report(self, text: str) -> None:
         self._observer.warning("connection_failed", error=text)
+
+    def _crowded(self) -> None:
+        self._observer.warning("connections_full", connections=self._repositories.places)
+
+
+def _no_memory() -> Fault:
+    return Busy("not enough memory for this at the moment", code="memory", retry_after=5.0)
 
 
 def _bug(exchange: Exchange) -> Fault:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import struct
 import sys
@@ -17,20 +18,22 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp import http_parser, web
+from packaging.version import Version
 
 from artifactproxy.errors import ConfigError
 from artifactproxy.limits import Limits
+from artifactproxy.web.framing import keep_to_the_letter
 
-_OLDEST = (3, 14, 5)
+_OLDEST = Version("3.14.5")
 _LINGER_NONE = struct.pack("ii", 1, 0)
+CONNECTIONS_SHARE = 0.6  # of the open files that the system allows
 _SIOCOUTQ = 0x5411  # Linux: bytes that the peer has not acknowledged yet
 
 
 def require_aiohttp(version: str) -> None:
     """Older releases have known request smuggling faults. Raises `ConfigError`."""
-    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:3])
-    if numbers < _OLDEST:
-        raise ConfigError(f"aiohttp {version} is too old: 3.14.5 or newer is needed")
+    if Version(version) < _OLDEST:
+        raise ConfigError(f"aiohttp {version} is too old: {_OLDEST} or newer is needed")
 
 
 require_aiohttp(aiohttp.__version__)
@@ -71,14 +74,18 @@ CLOSED = Done(keep=False)
 class Connection(web.RequestHandler):
     """A protocol instance; `refused` marks one that came when all places were taken."""
 
-    __slots__ = ("_room", "listener", "peer", "refused", "secure")
+    __slots__ = ("_head_begun", "_in_timer", "_room", "_started", "listener", "peer", "refused", "secure")
 
     def __init__(self, listener: Listener, **options: Any) -> None:
         super().__init__(listener, **options)
+        keep_to_the_letter(self._parser)
         self.listener = listener
         self.peer = ""
         self.secure = False
         self.refused = False
+        self._head_begun = False
+        self._in_timer = False
+        self._started = False
         self._room: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -88,8 +95,30 @@ class Connection(web.RequestHandler):
         self.secure = transport.get_extra_info("sslcontext") is not None
         taken, places = len(self.listener.connections), self.listener.places
         self.refused = taken > places
+        if self.refused:
+            self.listener.note_crowd()
         if taken > places + max(16, places // 8):
+            self.listener.turned_away()
             self.reset()
+
+    async def start(self) -> None:
+        """Aiohttp's loop over the requests; a client that never takes its last answer is cut off."""
+        self._started = True
+        await super().start()
+        self._abort_if_stuck()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Where aiohttp goes on waiting for a request, what came is the beginning of one. On uvloop the
+        # first bytes may come before it has begun to wait.
+        waits = self._waiter is not None and not self._waiter.done()
+        self._head_begun = waits or not (self._started or self._messages)
+
+    def _process_keepalive(self) -> None:
+        """Aiohttp's timer of idle connections, which also covers a head that does not end."""
+        self._in_timer = True
+        super()._process_keepalive()
+        self._in_timer = False
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -155,10 +184,26 @@ class Connection(web.RequestHandler):
 
     def force_close(self) -> None:
         """Close once what is written has gone out; a client that takes none of it is cut off."""
+        if self._in_timer and self._head_begun:
+            self.listener.refuse(self, 408)
+            self._hear_out()
+            self._loop.call_later(self._lingering_time, self.force_close)
+            return
+        self._abort_if_stuck()
+        super().force_close()
+
+    def _hear_out(self) -> None:
+        """Say no more, but take in what still comes: bytes for a closed socket are answered with a
+        reset, which would take our last answer away from the client again."""
+        self._close = True  # aiohttp throws away what it is given from now on
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and transport.can_write_eof():
+            transport.write_eof()
+
+    def _abort_if_stuck(self) -> None:
         transport = self.transport
         if transport is not None and transport.get_write_buffer_size():
             self._loop.call_later(self.listener.stall, transport.abort)
-        super().force_close()
 
     def is_idle(self) -> bool:
         return self._current_request is None and not self._request_in_progress and not self._messages
@@ -166,7 +211,23 @@ class Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """What aiohttp could not handle goes to our log, not to its logger."""
         cause = kw.get("exc_info")
+        if isinstance(cause, web.RequestPayloadError):
+            return  # the body behind an answer that is already written: the client's fault, and told
         self.listener.report(repr(cause) if isinstance(cause, Exception) else str(args[:1]))
+
+    def _make_error_handler(
+        self, err_info: Any
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        """For what aiohttp's parser refused."""
+
+        async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+            del request
+            self.listener.refuse(self, err_info.status)
+            self._hear_out()
+            await asyncio.sleep(self._lingering_time)  # ends early when the client closes
+            return CLOSED
+
+        return refuse
 
     def handle_error(
         self,
@@ -185,7 +246,8 @@ class Listener(web.Server):
     """aiohttp's connection factory with a bound on how many there are.
 
     `refuse(connection, status)` writes the answer to a request that could not be read; `report`
-    takes what went wrong inside aiohttp.
+    takes what went wrong inside aiohttp; `crowded` hears when the places begin to be all taken, and
+    `turned_away` of every connection that is not even answered.
     """
 
     def __init__(
@@ -194,11 +256,17 @@ class Listener(web.Server):
         refuse: Callable[[Connection, int], None],
         report: Callable[[str], None],
         limits: Limits,
+        *,
+        crowded: Callable[[], None] = lambda: None,
+        turned_away: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(answer, handler_cancellation=True)
         self.refuse = refuse
         self.report = report
-        self.places = limits.connections
+        self.turned_away = turned_away
+        self.places = places(limits.connections, descriptors())
+        self._crowded = crowded
+        self._is_crowded = False
         self.stall = limits.send_stall
         self._options: dict[str, Any] = {
             "auto_decompress": False,
@@ -216,13 +284,39 @@ class Listener(web.Server):
     def open_connections(self) -> list[Connection]:
         return cast("list[Connection]", self.connections)
 
+    def note_crowd(self) -> None:
+        if not self._is_crowded:
+            self._is_crowded = True
+            self._crowded()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        if self._is_crowded and len(self.connections) < self.places - self.places // 8:
+            self._is_crowded = False
+
+
+def places(wanted: int, limit: int | None) -> int:
+    """How many connections are taken where this process may have `limit` open files (None: any
+    number): files, upstreams and databases need the rest."""
+    return wanted if limit is None else max(1, min(wanted, int(limit * CONNECTIONS_SHARE)))
+
+
+def descriptors() -> int | None:
+    """How many files this process may have open now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
 
 def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:
-    """A duplicate of the transport's socket, which the loop does not watch; the caller closes it."""
+    """A duplicate of the transport's socket, which the loop does not watch; the caller closes it.
+    None where there is none, or where no descriptor is left for it."""
     sock = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return None
-    own = socket.fromfd(sock.fileno(), sock.family, sock.type)
+    try:
+        own = socket.fromfd(sock.fileno(), sock.family, sock.type)
+    except OSError:
+        return None
     own.setblocking(False)
     return own
 

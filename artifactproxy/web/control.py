@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -123,10 +124,12 @@ class Control:
 
 
 async def _lines(told: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """The status has left before the first line, so a failure can only be a line."""
+    """The status has left before the first line, so a failure can only be a line. Whoever leaves
+    ends the work."""
     try:
-        async for line in told:
-            yield json.dumps(line).encode() + b"\n"
+        async with aclosing(told) as lines:  # type: ignore[type-var]
+            async for line in lines:
+                yield json.dumps(line).encode() + b"\n"
     except Fault as fault:
         yield json.dumps({"failed": fault.detail}).encode() + b"\n"
 

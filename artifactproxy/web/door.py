@@ -16,7 +16,8 @@ from artifactproxy.errors import BadRequest, Busy, Fault, LoopDetected, Misdirec
 from artifactproxy.limits import Limits
 from artifactproxy.rules.addresses import Address, address_of
 from artifactproxy.web.access import AccessRules, Visit
-from artifactproxy.web.connection import Connection
+from artifactproxy.web.connection import Connection, parser_name
+from artifactproxy.web.framing import judge_framing
 from artifactproxy.web.respond import VersionRefused
 
 _REMEMBERED = 512  # targets up to this length; they are judged once
@@ -48,6 +49,7 @@ class Door:
         self._limits = limits
         self._access = access
         self._own_via = own_via.lower()
+        self._chunks = parser_name() == "c"
 
     def judge(self, request: web.BaseRequest, connection: Connection) -> Entry:
         """Raises a `Fault` whose detail repeats nothing of the request."""
@@ -55,9 +57,10 @@ class Door:
             raise Busy("all connections are taken", code="connections")
         if request.version[0] != 1 or request.version[1] > 1:
             raise VersionRefused("only HTTP/1.0 and HTTP/1.1 are spoken here")
+        headers = self._fields(request)
+        judge_framing(request.version[1], headers, chunks=self._chunks)
         raw = request.raw_path
         address = _address_known(raw) if len(raw) <= _REMEMBERED else address_of(raw)
-        headers = self._fields(request)
         visit = self._visit(request, connection, headers)
         if address.repo not in _ANY_HOST:
             self._access.judge(visit)

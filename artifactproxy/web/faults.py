@@ -30,6 +30,8 @@ def error_answer(fault: Fault, page: Page, outcome: Outcome) -> Answer:
     outcome.reason = outcome.reason or fault.detail
     if fault.__cause__ is not None:
         outcome.cause = f"{type(fault.__cause__).__name__}: {fault.__cause__}"
+    if isinstance(fault, UpstreamFault) and fault.upstream_status and not isinstance(fault, UpstreamAbsent):
+        headers.append(("Cache-Status", f"artifactproxy; fwd=miss; fwd-status={fault.upstream_status}"))
     if isinstance(fault, UpstreamFault):
         outcome.upstream_status = fault.upstream_status or 0
     return Answer(fault.status, headers, Bytes(page.body), outcome, page.reason)

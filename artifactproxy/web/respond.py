@@ -9,32 +9,29 @@ body is ever touched.
 from __future__ import annotations
 
 import asyncio
-import os
+import socket
 import tempfile
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import assert_never
 
 from aiohttp import web
 
-from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.engine.answer import Answer, Bytes, Chunks, File, Nothing, Reader, Tail
 from artifactproxy.errors import Fault, StoreUnavailable
 from artifactproxy.model import Ask, Span
 from artifactproxy.ports import Observer, Outcome
 from artifactproxy.web.connection import CLOSED, KEPT, ClientGone, Connection, own_socket
 from artifactproxy.web.head import body_length, is_silent, render
+from artifactproxy.web.reads import PIECE, Read, close_body, read_span, reading, reading_file
 from artifactproxy.web.sendfile import send_head, send_span
 
 ONE_WRITE = 64 * 1024  # a file up to this size is read at once and leaves with its head
-_PIECE = 256 * 1024
 _SPOOL_MEMORY = 1024 * 1024
 SPOOL_BYTES = 64 * 1024 * 1024
 
 _NOTHING_ASKED = Ask("", "")
-
-_Read = Callable[[], Awaitable[bytes]]
 
 
 class VersionRefused(Fault):
@@ -182,14 +179,14 @@ class Exchange:
             case Bytes():
                 self._write(self._head(answer, length) + body.body, len(body.body))
             case File() if body.span.size <= ONE_WRITE:
-                content = _read_span(body)
+                content = read_span(body)
                 self._write(self._head(answer, length) + content, len(content))
             case File():
                 await self._send_file(answer, body)
             case Tail():
                 await self._send_tail(answer, body)
             case Chunks():
-                await self._stream(answer, _reading(body.chunks), body.length)
+                await self._stream(answer, reading(body.chunks), body.length)
             case Nothing():
                 pass
             case _:
@@ -203,7 +200,7 @@ class Exchange:
             raise ClientGone("client_left")
         own = None if self.connection.secure else own_socket(transport)
         if own is None:
-            await self._stream(answer, _reading_file(body.file.fd, body.span), body.span.size)
+            await self._stream(answer, reading_file(body.file.fd, body.span), body.span.size)
             return
         with own:
             head = self._head(answer, body.span.size)
@@ -212,7 +209,7 @@ class Exchange:
             await send_head(self.connection, own, head, self._stall)
             stopped = await send_span(self.connection, own, body.file.fd, body.span, self._stall, self._count)
         if stopped < body.span.stop:
-            read = _reading_file(body.file.fd, body.span)
+            read = reading_file(body.file.fd, body.span)
             await self._pump(await read(), read, body.span.size)
 
     async def _send_tail(self, answer: Answer, body: Tail) -> None:
@@ -220,11 +217,16 @@ class Exchange:
         transport, reader, length = self.connection.transport, body.reader, body.length
         if transport is None:
             raise ClientGone("client_left")
-        own = None if self.connection.secure or length is None else own_socket(transport)
-        if own is None or length is None:
+        if length is None and self.line.old:
+            length = await reader.whole()
+        own = None if self.connection.secure else own_socket(transport)
+        if own is None:
             await self._stream(answer, reader.read, length)
             return
         with own:
+            if length is None:
+                await self._send_chunked(answer, reader, own)
+                return
             window = await reader.window()
             if window is None:
                 await self._stream(answer, reader.read, length)
@@ -241,7 +243,33 @@ class Exchange:
         if self.written < length:
             await self._pump(await reader.read(), reader.read, length - self.written)
 
-    async def _stream(self, answer: Answer, read: _Read, length: int | None) -> None:
+    async def _send_chunked(self, answer: Answer, reader: Reader, own: socket.socket) -> None:
+        """The same where the length is not known: what lies in memory is copied, a window of the
+        file is one chunk. A thousand slow readers then hold nothing of the body in memory."""
+        lead = piece = b""
+        while True:
+            window = await reader.window()
+            if window is None and not (piece := await reader.read()):
+                break
+            lead = lead if self.head_sent else self._head(answer, None)
+            if window is None:
+                self._write(b"%b%x\r\n%b\r\n" % (lead, len(piece), piece), len(piece))
+                lead = piece = b""
+                await self._room()
+                continue
+            fd, span = window
+            await self.connection.flushed(self._stall)
+            self._mark_head()
+            await send_head(self.connection, own, b"%b%x\r\n" % (lead, span.size), self._stall)
+            stopped = await send_span(self.connection, own, fd, span, self._stall, self._count)
+            if stopped < span.stop:
+                read = reading_file(fd, Span(stopped, span.stop))
+                await self._pump(await read(), read, span.stop - stopped)
+            reader.advance(span.size)
+            lead = b"\r\n"
+        self._write((lead if self.head_sent else self._head(answer, None)) + b"0\r\n\r\n", 0)
+
+    async def _stream(self, answer: Answer, read: Read, length: int | None) -> None:
         """A body that arrives piece by piece. Its first piece is awaited before the head leaves,
         so that a transfer without any byte still ends in a proper status."""
         if length is None and self.line.old:
@@ -255,12 +283,12 @@ class Exchange:
         piece = first
         while piece:
             self._write(b"%b%x\r\n%b\r\n" % (head, len(piece), piece), len(piece))
-            head = b""
+            head = piece = b""  # a slow client must not keep it here as well
             await self._room()
             piece = await read()
         self._write(head + b"0\r\n\r\n", 0)
 
-    async def _pump(self, piece: bytes, read: _Read, length: int, head: bytes = b"") -> None:
+    async def _pump(self, piece: bytes, read: Read, length: int, head: bytes = b"") -> None:
         """Exactly `length` bytes, or a `ShortBody`."""
         left = length
         while True:
@@ -276,10 +304,11 @@ class Exchange:
             left -= len(piece)
             if not left:
                 return
+            piece = b""
             await self._room()
             piece = await read()
 
-    async def _spooled(self, answer: Answer, read: _Read) -> None:
+    async def _spooled(self, answer: Answer, read: Read) -> None:
         """HTTP/1.0 cannot tell a cut body from a whole one, so the length is found out first."""
         with tempfile.SpooledTemporaryFile(_SPOOL_MEMORY) as spool:
             while piece := await read():
@@ -290,7 +319,7 @@ class Exchange:
             spool.seek(0)
 
             async def again() -> bytes:
-                return spool.read(_PIECE)
+                return spool.read(PIECE)
 
             await self._pump(await again(), again, length, self._head(answer, length))
 
@@ -309,8 +338,7 @@ class Exchange:
         transport = self.connection.transport
         if transport is None or transport.is_closing():
             raise ClientGone("client_left")
-        if not self.head_sent:
-            self._mark_head()
+        self._mark_head()
         transport.write(piece)
         self.written += content
 
@@ -319,8 +347,9 @@ class Exchange:
             await self.connection.room(self._stall)
 
     def _mark_head(self) -> None:
-        self.head_sent = True
-        self.first_byte = time.monotonic() - self.started
+        if not self.head_sent:
+            self.head_sent = True
+            self.first_byte = time.monotonic() - self.started
 
     def _count(self, sent: int) -> None:
         self.written += sent
@@ -337,57 +366,3 @@ class Exchange:
         self.outcome.result = "error"
         self.outcome.error = code
         self.connection.reset()
-
-
-async def close_body(body: Body) -> None:
-    """Free what an answer holds, also when not a byte of it was sent."""
-    match body:
-        case File():
-            os.close(body.file.fd)
-        case Tail():
-            body.reader.close()
-        case Chunks():
-            aclose = getattr(body.chunks, "aclose", None)
-            if aclose is not None:
-                await aclose()
-        case _:
-            pass
-
-
-def _read_span(body: File) -> bytes:
-    try:
-        content = os.pread(body.file.fd, body.span.size, body.span.start)
-    except OSError as error:
-        raise StoreUnavailable("the stored file cannot be read") from error
-    if len(content) != body.span.size:
-        raise StoreUnavailable("the stored file is shorter than its record")
-    return content
-
-
-def _reading_file(fd: int, span: Span) -> _Read:
-    at = span.start
-
-    async def read() -> bytes:
-        nonlocal at
-        if at == span.stop:
-            return b""
-        try:
-            piece = os.pread(fd, min(_PIECE, span.stop - at), at)
-        except OSError as error:
-            raise StoreUnavailable("the stored file cannot be read") from error
-        if not piece:
-            raise StoreUnavailable("the stored file is shorter than its record")
-        at += len(piece)
-        return piece
-
-    return read
-
-
-def _reading(chunks: AsyncIterator[bytes]) -> _Read:
-    async def read() -> bytes:
-        async for piece in chunks:
-            if piece:
-                return piece
-        return b""
-
-    return read

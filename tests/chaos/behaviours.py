@@ -358,3 +358,8 @@ def then_extra(extra: bytes, *, delay: float = 0.0) -> Behaviour:
         await exchange.send(extra)
 
     return behave
+
+
+def cut_from_zero(at: float = 0.5) -> Behaviour:
+    """The whole again, whatever was asked, without framing, and it ends at `at`."""
+    return unframed(at)

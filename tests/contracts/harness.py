@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from artifactproxy.coordination.local import LocalCoordinator
+from artifactproxy.indexes.census import SqliteCensus
 from artifactproxy.indexes.sqlite import SqliteIndex
 from artifactproxy.stores.fs import FsStore
+from artifactproxy.stores.survey import FsSurvey
 
 NOW = 1_700_000_000.0
 
@@ -47,6 +49,10 @@ class Stores:
     litter: Callable[[], Callable[[], bool]]
     damage: Callable[[str], None]
     leftovers: Callable[[], list[str]]
+    survey: Callable[[], Any]
+    """The checker's eyes on the same blobs."""
+    oddities: Callable[[], dict[str, str]]
+    """Plants one of each kind; their names by kind."""
 
 
 @dataclass
@@ -55,6 +61,12 @@ class Indexes:
 
     clock: Time
     open: Callable[..., AbstractAsyncContextManager[Any]]
+    census: Callable[[], Any]
+    """The checker's eyes on the same rows."""
+    state: Callable[[], object]
+    """Everything that a census must leave as it was."""
+    harm: Callable[[], None]
+    """Damages what is stored."""
 
 
 @dataclass
@@ -104,6 +116,24 @@ def fs_stores(root: Path) -> Stores:
         with (root / "blobs/sha256" / sha256[:2] / sha256).open("ab") as file:
             file.write(b"!")
 
+    def oddities() -> dict[str, str]:
+        shard = root / "blobs/sha256/ab"
+        shard.mkdir(mode=0o700, exist_ok=True)
+        names = {
+            "stray": "blobs/sha256/ab/notes",
+            "misplaced": "blobs/sha256/ab/" + "cd" * 32,
+            "temp": "tmp/0123456789ab.4194305.1-1-ab.part",
+            "mode": "blobs/sha256/ab/" + "ab" * 32,
+            "link": "blobs/sha256/ab/ab" + "0" * 62,
+        }
+        for kind, name in names.items():
+            if kind == "link":
+                (root / name).symlink_to(root / "tmp")
+            else:
+                (root / name).touch(mode=0o640 if kind == "mode" else 0o600)
+                (root / name).write_text("odd")
+        return names
+
     names = FsStore(root)
     return Stores(
         clock=clock,
@@ -112,6 +142,8 @@ def fs_stores(root: Path) -> Stores:
         litter=litter,
         damage=damage,
         leftovers=lambda: sorted(path.name for path in (root / "tmp").iterdir()),
+        survey=lambda: FsSurvey(root, clock=clock),
+        oddities=oddities,
     )
 
 
@@ -137,7 +169,17 @@ def sqlite_indexes(root: Path) -> Indexes:
         finally:
             await index.close()
 
-    return Indexes(clock=clock, open=open_)
+    path = root / "index.sqlite"
+
+    def state() -> object:
+        return {p.name: p.read_bytes() for p in root.iterdir() if not p.name.endswith("-shm")}
+
+    def harm() -> None:
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(bytes(3 * 4096))
+
+    return Indexes(clock=clock, open=open_, census=lambda: SqliteCensus(path, page=7), state=state, harm=harm)
 
 
 _HOLDER = """

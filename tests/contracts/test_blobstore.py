@@ -305,3 +305,41 @@ async def test_check_and_close(store: BlobStore, box: Stores) -> None:
         await store.put_bytes(ref_of(b"late"), b"late")
     with pytest.raises(StoreUnavailable):
         await store.put(ref_of(b"late"), temp_with(box, b"late"))
+
+
+async def test_b13_set_aside(store: BlobStore) -> None:
+    body = b"found damaged"
+    ref = ref_of(body)
+    await store.put_bytes(ref, body)
+    reading = await store.open(ref, Span(0, ref.size))
+    assert await store.set_aside(ref) is True
+    assert await store.set_aside(ref) is False
+    assert await store.size(ref.sha256) is None
+    with pytest.raises(BlobMissing):
+        await store.open(ref, Span(0, ref.size))
+    assert b"".join([chunk async for chunk in reading]) == body
+    await store.put_bytes(ref, body)
+    assert await read(store, ref) == body
+
+
+async def test_b13_set_aside_leaves_what_was_put_meanwhile(store: BlobStore) -> None:
+    body = b"put again while it was read"
+    ref = ref_of(body)
+    await store.put_bytes(ref, body)
+    opened = await store.locate(ref)
+    if not isinstance(opened, LocalFile):
+        pytest.skip("this kind has no local files")
+    try:
+        await store.delete(ref.sha256)
+        await store.put_bytes(ref, body)
+        assert await store.set_aside(ref, opened) is False
+        assert await read(store, ref) == body
+    finally:
+        os.close(opened.fd)
+    again = await store.locate(ref)
+    assert isinstance(again, LocalFile)
+    try:
+        assert await store.set_aside(ref, again) is True
+    finally:
+        os.close(again.fd)
+    assert await store.size(ref.sha256) is None

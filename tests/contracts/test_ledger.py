@@ -1,4 +1,4 @@
-"""L1 to L6 of `ports.Ledger`, for every kind."""
+"""L1 to L8 of `ports.Ledger`, for every kind."""
 
 from __future__ import annotations
 
@@ -243,3 +243,31 @@ async def test_l7_unlearn_by_path_package_and_repository(index: Any) -> None:
     assert await index.unlearn("another") == 0
     assert await index.unlearn(KEY.repo) == 2
     assert await index.find(others[2]) == Found(None, None)
+
+
+async def test_l9_a_use_dated_far_ahead_is_dated_now(index: Any) -> None:
+    """A clock that was ahead and is right again leaves nothing that looks used for years to come."""
+    await index.record(entry(KEY, A, last_used=NOW + 10 * 365 * 86400))
+    await index.record(entry(OTHER, B, last_used=NOW + 3600))
+    await index.find(KEY)
+    await index.expire(NOW)
+    assert await index.coldest(10, NOW + 7200) == [(BlobRef(A, 10), NOW), (BlobRef(B, 10), NOW + 3600)]
+    assert (await index.find(KEY)).entry.last_used == NOW
+
+
+async def test_l8_named_pages_in_order_and_naming_tells_who(index: Any) -> None:
+    await index.record(entry(KEY, B))
+    await index.record(entry(OTHER, B))
+    await index.record(entry(PAGE, A, kind=Kind.INDEX))
+    await index.record(entry(PAGE, C, kind=Kind.INDEX))
+    await index.record(entry(ArtifactKey("tools", "absent"), None))
+    assert [ref.sha256 for ref in await index.named("", 10)] == [A, B, C], "A is superseded"
+    assert [ref.sha256 for ref in await index.named("", 2)] == [A, B]
+    assert [ref.sha256 for ref in await index.named(B, 10)] == [C]
+    assert await index.named(C, 10) == []
+    assert (await index.named("", 1))[0].size == (await index.find(KEY)).entry.ref.size
+    assert {each.key for each in await index.naming(B)} == {KEY, OTHER}
+    assert await index.naming(B) == [(await index.find(each.key)).entry for each in await index.naming(B)]
+    assert await index.naming(A) == []
+    await index.forget_blob(B)
+    assert [ref.sha256 for ref in await index.named("", 10)] == [A, C]

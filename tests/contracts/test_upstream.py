@@ -172,6 +172,26 @@ async def test_u9_no_retry(chaos):
     assert (chaos.hits("/a"), chaos.hits("/b")) == (1, 1)
 
 
+async def test_u10_a_request_that_waits_for_a_place_has_not_left(chaos):
+    chaos.script("/a", stall(at=0.1))
+    chaos.script("/b", ok())
+    async with client(chaos.origin, changed={"idle": 30.0, "connections_per_host": 1}) as up:
+        left = asyncio.Event()
+        holding = asyncio.ensure_future(fetch(up, chaos.url("/a")))
+        while not chaos.hits("/a"):
+            await asyncio.sleep(0.01)
+        waiting = asyncio.ensure_future(fetch(up, chaos.url("/b"), on_leave=left.set))
+        while not up.states()[chaos.origin].queued:
+            await asyncio.sleep(0.01)
+        assert not left.is_set()
+        waiting.cancel()
+        holding.cancel()
+        await asyncio.wait((waiting, holding))
+        assert (chaos.hits("/b"), left.is_set()) == (0, False)
+        await fetch(up, chaos.url("/b"), on_leave=left.set)
+    assert left.is_set()
+
+
 async def test_check_and_close(chaos):
     chaos.script("/a", ok())
     async with client(chaos.origin) as up:

@@ -137,6 +137,22 @@ async def test_the_quota_of_temp_space(tmp_path: Path) -> None:
         room.expect(30_000)
 
 
+async def test_announced_bodies_have_their_room_from_the_start(tmp_path: Path) -> None:
+    room = space(tmp_path, quota=25_000)
+    first = spool(room, 20_000)
+    with pytest.raises(StoreFull):
+        spool(room, 20_000)
+    small = spool(room, 4000)
+    assert room.used == 20_000, "a body in memory claims nothing"
+    await first.write(bytes(20_000))
+    await first.drain()
+    first.restart(10_000)
+    assert room.used == 10_000
+    first.finish()
+    small.finish()
+    assert room.used == 0
+
+
 async def test_what_cannot_fit_on_the_disk_is_known_before(tmp_path: Path) -> None:
     with pytest.raises(StoreFull, match="disk"):
         space(tmp_path, free=lambda: 100).expect(101)

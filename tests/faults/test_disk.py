@@ -182,6 +182,7 @@ async def test_a_flipped_bit_is_found_after_an_unclean_stop(tmp_path: Path, chao
     blob.write_bytes(wrong)
     for name in ("index.sqlite3-wal", "index.sqlite3-shm"):
         (tmp_path / "data" / name).unlink(missing_ok=True)
+    (tmp_path / "unclean.sqlite3").chmod(0o600)
     (tmp_path / "unclean.sqlite3").rename(tmp_path / "data" / "index.sqlite3")
     async with proxied(tmp_path, chaos.origin) as proxy:
         got = await proxy.get("/files/f.bin")

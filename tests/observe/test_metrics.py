@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifactproxy import __version__
+from artifactproxy.observe import metrics as module
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.metrics import SERIES, Metrics, Observations
 from artifactproxy.ports import Observer, Outcome
@@ -141,3 +144,14 @@ def test_observations_feed_both(tmp_path) -> None:
     assert 'artifactproxy_warnings_total{event="store_full"} 1.0' in text
     assert "artifactproxy_bypassed_total 1.0" in text
     assert "artifactproxy_log_lines_dropped 4.0" in text
+
+
+def test_every_code_that_the_program_uses_is_a_label_of_its_own():
+    package = Path(module.__file__).parent.parent
+    used = {
+        code
+        for path in package.rglob("*.py")
+        for code in re.findall(r'\bcode="([a-z0-9_]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(used) > 40
+    assert sorted(used - module.KNOWN_CODES) == []

@@ -197,7 +197,7 @@ async def test_every_put_reaches_the_medium_before_its_name(
     assert calls == ["file", "parent", "rename", "folder"]
     calls.clear()
     await store.put_bytes(ref_of(), BODY)
-    assert calls == ["file", "folder"]
+    assert calls == ["file", "rename", "folder"]
     relaxed = FsStore(tmp_path, fsync=False)
     calls.clear()
     await relaxed.put_bytes(ref_of(b"relaxed"), b"relaxed")
@@ -402,3 +402,19 @@ async def test_a_reader_of_a_file_that_shrinks_raises(store: FsStore, tmp_path: 
     os.truncate(blob(tmp_path, ref_of(body)), 1000)
     with pytest.raises(StoreUnavailable):
         await anext(chunks)
+
+
+async def test_l11_putting_again_replaces_a_blob_that_has_rotted(store: FsStore, tmp_path: Path) -> None:
+    """Nobody noticed the damage, but verified bytes of that name are at hand."""
+    ref = ref_of()
+    await store.put_bytes(ref, BODY)
+    blob(tmp_path, ref).write_bytes(b"\0" * len(BODY))
+    await store.put_bytes(ref, BODY)
+    assert blob(tmp_path, ref).read_bytes() == BODY
+
+
+async def test_l05_what_a_start_tried_out_is_swept_by_the_next(store: FsStore, tmp_path: Path) -> None:
+    left = tmp_path / "blobs" / "sha256" / "0.1.1-1-ab.part"
+    left.touch()
+    assert await store.sweep() == 1
+    assert not left.exists()

@@ -132,6 +132,19 @@ def test_origins_are_normal():
     assert origin_of("http://[::1]:80") == "http://[::1]:80"
 
 
+def test_what_is_reached_over_https_is_not_led_to_plain_http():
+    secure, mixed = ("https://a.example:443",), ("https://a.example:443", "http://b.example:80")
+    for url in ("http://a.example/x", "http://c.example/x", "HTTP://c.example:443/x"):
+        with pytest.raises(UpstreamBlocked) as caught:
+            guard.judge_scheme(url, secure, ())
+        assert caught.value.code == "downgrade"
+        guard.judge_scheme(url, mixed, ())
+    guard.judge_scheme("https://c.example/x", secure, ())
+    guard.judge_scheme("http://c.example/x", secure, ("http://c.example:80",))
+    with pytest.raises(UpstreamBlocked):
+        guard.judge_scheme("http://c.example:8080/x", secure, ("http://c.example:80",))
+
+
 @pytest.mark.parametrize(
     ("location", "target"),
     [

@@ -173,6 +173,14 @@ class Pieces:
 
     def advance(self, size: int) -> None: ...
 
+    async def whole(self) -> int:
+        """All at once: the pieces that are left become one."""
+        pieces = []
+        while piece := await self.read():
+            pieces.append(piece)
+        self._pieces = [b"".join(pieces)]
+        return len(self._pieces[0])
+
     async def read(self) -> bytes:
         self.reads += 1
         while self._pieces:
@@ -189,6 +197,30 @@ class Pieces:
 
     def close(self) -> None:
         self.closed += 1
+
+
+class Windows(Pieces):
+    """A reader whose pieces lie one after the other in a file."""
+
+    def __init__(self, path: Path, *pieces: bytes) -> None:
+        super().__init__()
+        path.write_bytes(b"".join(pieces))
+        self._fd = os.open(path, os.O_RDONLY)
+        self._at = 0
+        self._sizes = [len(piece) for piece in pieces]
+
+    async def window(self) -> tuple[int, Span] | None:
+        if not self._sizes:
+            return None
+        return self._fd, Span(self._at, self._at + self._sizes[0])
+
+    def advance(self, size: int) -> None:
+        assert size == self._sizes.pop(0)
+        self._at += size
+
+    def close(self) -> None:
+        super().close()
+        os.close(self._fd)
 
 
 async def chunks(*pieces: bytes | Exception) -> AsyncIterator[bytes]:
@@ -337,4 +369,5 @@ __all__ = [
     "Span",
     "Tail",
     "Watch",
+    "Windows",
 ]

@@ -16,7 +16,7 @@ from artifactproxy.engine.answer import Bytes, Chunks, Tail
 from artifactproxy.errors import ConfigError
 from artifactproxy.limits import Limits
 from artifactproxy.web.access import AccessRules
-from artifactproxy.web.connection import parser_name, require_aiohttp
+from artifactproxy.web.connection import parser_name, places, require_aiohttp
 
 from .scripted import Pieces, Rig, chunks, file_body
 
@@ -124,8 +124,47 @@ async def test_a_slow_head_is_cut_off(rigs) -> None:
     rig = await rigs(keepalive=0.2)
     client = await rig.connect()
     await client.send(b"GET /paper/a HT")
-    assert await client.rest() == b""
+    got = await client.rest()
+    assert got.startswith(b"HTTP/1.1 408 ")
+    assert b"X-Proxy-Error: head_timeout" in got
+    assert (await rig.watch.last()).error == "head_timeout"
     client.close()
+
+
+async def test_an_idle_connection_ends_without_a_word(rigs) -> None:
+    rig = await rigs(keepalive=0.2)
+    rig.engine.give("paper/a", lambda: Bytes(b"x"))
+    fresh, used = await rig.connect(), await rig.connect()
+    await used.ask("/paper/a")
+    assert (await used.reply()).body == b"x"
+    assert (await fresh.rest(), await used.rest()) == (b"", b"")
+    assert [outcome.status for outcome in rig.watch.outcomes] == [200]
+    fresh.close()
+    used.close()
+
+
+@pytest.mark.parametrize("last", [b"GET /paper/a HTTP/1.0\r\n\r\n", b"BAD\0\r\n\r\n"])
+async def test_a_client_that_never_takes_its_last_answer_is_cut_off(rigs, last) -> None:
+    rig = await rigs(send_stall=0.3, keepalive=5.0)
+    rig.engine.give("paper/a", lambda: Bytes(b"x" * 60_000))
+    client = await rig.connect(receive_buffer=4096)
+    # As much as the sockets hold, and then a little that stays with us.
+    sent = 0
+    while not any(c.writing_paused for c in rig.server._repositories.connections) and sent < 300:
+        await client.send(b"GET /paper/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        sent += 1
+        await asyncio.sleep(0.005)
+    await client.send(last)
+    await _until(lambda: not rig.server._repositories.connections)
+    client.close()
+
+
+def test_places_leave_open_files_for_the_rest() -> None:
+    assert places(4096, None) == 4096
+    assert places(4096, 1_000_000) == 4096
+    assert places(4096, 1000) == 600
+    assert places(4096, 1) == 1
+    assert places(10, 1000) == 10
 
 
 async def test_connections_over_the_cap_get_a_503_and_then_nothing(rigs) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from artifactproxy.engine.answer import Bytes
+from artifactproxy.errors import BadRequest
+from artifactproxy.web.framing import judge_framing
 
 NEXT = b"GET /paper/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 G = b"GET /paper/a HTTP/1.1\r\n"
@@ -27,6 +29,8 @@ REFUSED = {
     "D06 length overflow": P + H + b"Content-Length: 18446744073709551616\r\n\r\nhello",
     "D07 unknown coding": P + H + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "D08 chunked not last": P + H + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "D08 chunked last": P + H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "D08 chunked behind a comma": P + H + b"Transfer-Encoding: ,chunked\r\n\r\n0\r\n\r\n",
     "D09 two codings": P + CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "D10 space before colon": P + H + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
     "D11 vertical tab": P + H + b"Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
@@ -121,11 +125,12 @@ async def test_connect_is_refused(rig) -> None:
 async def test_d23_upgrades_are_ignored(rig, upgrade) -> None:
     rig.engine.give("paper/a", lambda: Bytes(b"content"))
     client = await rig.connect()
-    await client.send(G + H + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n")
-    assert (await client.reply()).body == b"content"
-    await client.send(G + H + b"\r\n")
-    assert (await client.reply()).body == b"content"
-    client.close()
+    await client.send(G + H + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n" + NEXT)
+    reply = await client.reply()
+    # The parser may forget what came with such a request, so that nothing more is read here.
+    assert (reply.body, reply.headers["connection"]) == (b"content", "close")
+    assert await client.rest() == b""
+    assert [ask.path for ask in rig.engine.asked] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +179,42 @@ async def test_the_path_stays_as_the_client_spelled_it(rig) -> None:
 async def test_repeated_fields_are_joined(rig) -> None:
     await rig.get("/paper/a", "Accept: a\r\nACCEPT: b\r\n")
     assert rig.engine.asked[0].headers["accept"] == "a, b"
+
+
+@pytest.mark.parametrize("line", [b"GET /paper/a HTTP/1.0\r\n", b"POST /paper/a HTTP/1.0\r\n"])
+async def test_d12_http_1_0_has_no_chunks(rig, line) -> None:
+    got = await rig.raw(line + CHUNKED + b"Connection: keep-alive\r\n\r\n0\r\n\r\n" + NEXT)
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert got.count(b"HTTP/1.1 ") == 1
+    assert rig.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    ("minor", "headers", "chunks", "status"),
+    [
+        (1, {}, True, 0),
+        (1, {"transfer-encoding": "Chunked"}, True, 0),
+        (1, {"transfer-encoding": "chunked"}, False, 411),
+        (0, {"transfer-encoding": "chunked"}, True, 400),
+        (1, {"transfer-encoding": "chunked", "content-length": "5"}, True, 400),
+        (1, {"transfer-encoding": "chun\u212aed"}, True, 400),
+        (1, {"transfer-encoding": ""}, True, 400),
+        (1, {"transfer-encoding": "gzip, chunked"}, False, 400),
+        (1, {"content-length": "0"}, False, 0),
+        (1, {"content-length": "9" * 18}, True, 0),
+        (1, {"content-length": "9" * 19}, True, 400),
+        (1, {"content-length": "\u0665"}, True, 400),
+        (1, {"content-length": "5, 5"}, True, 400),
+        (1, {"content-length": ""}, True, 400),
+    ],
+)
+def test_framing_that_parsers_let_pass(minor, headers, chunks, status) -> None:
+    if not status:
+        judge_framing(minor, headers, chunks=chunks)
+        return
+    with pytest.raises(BadRequest) as refused:
+        judge_framing(minor, headers, chunks=chunks)
+    assert refused.value.status == status
 
 
 async def test_c14_a_small_body_of_a_get_is_thrown_away(rig) -> None:

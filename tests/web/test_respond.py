@@ -13,7 +13,7 @@ from artifactproxy.errors import BadRange, BrokenPromise, StoreUnavailable, Upst
 from artifactproxy.model import Span
 from artifactproxy.ports import LocalFile, Outcome
 
-from .scripted import Pieces, chunks, file_body
+from .scripted import Pieces, Windows, chunks, file_body
 
 BIG = os.urandom(1 << 20) * 3
 
@@ -326,9 +326,13 @@ async def test_http_10_keep_alive_is_confirmed(rig) -> None:
 async def test_http_10_and_a_document_without_bounds(rig, monkeypatch) -> None:
     monkeypatch.setattr("artifactproxy.web.respond.SPOOL_BYTES", 1000)
     reader = Pieces(b"a" * 600, b"a" * 600, b"never")
+    rig.engine.give("paper/c", lambda: Chunks(chunks(b"a" * 600, b"a" * 600, b"never"), None))
     rig.engine.give("paper/t", lambda: Tail(reader, None))
-    assert (await rig.raw(b"GET /paper/t HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 505 ")
-    assert (reader.reads, reader.closed) == (2, 1)
+    assert (await rig.raw(b"GET /paper/c HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 505 ")
+    # What lies in a file of ours is waited for, however long it is.
+    got = await rig.raw(b"GET /paper/t HTTP/1.0\r\n\r\n")
+    assert b"Content-Length: 1205" in got
+    assert reader.closed == 1
 
 
 async def test_a_file_system_without_sendfile_is_read_instead(rig, tmp_path, monkeypatch) -> None:
@@ -342,6 +346,25 @@ async def test_a_file_system_without_sendfile_is_read_instead(rig, tmp_path, mon
         await client.ask("/paper/f")
         assert (await client.reply()).body == BIG
     client.close()
+
+
+@pytest.mark.parametrize("supported", [True, False], ids=["sendfile", "copied"])
+async def test_a_file_of_unknown_length_leaves_in_chunks(rig, tmp_path, monkeypatch, supported) -> None:
+    def unsupported(*args):
+        raise OSError(22, "EINVAL")
+
+    if not supported:
+        monkeypatch.setattr("artifactproxy.web.sendfile.os.sendfile", unsupported)
+    pieces = (BIG[:10], BIG[10:300_000], BIG[300_000:])
+    rig.engine.give("paper/f", lambda: Tail(Windows(tmp_path / "f", *pieces), None))
+    client = await rig.connect()
+    for _ in range(2):
+        await client.ask("/paper/f")
+        reply = await client.reply()
+        assert (reply.headers["transfer-encoding"], reply.body) == ("chunked", BIG)
+    assert client.buffer == b""
+    client.close()
+    assert (await rig.watch.last(2)).bytes == len(BIG)
 
 
 async def test_a_disk_error_in_the_middle_is_a_reset(rig, tmp_path, monkeypatch) -> None:

@@ -11,13 +11,12 @@ signatures, audit, search); the npm, pnpm, yarn and bun clients for what they se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 
 from artifactproxy.errors import BadPath, Fault, MethodRefused, NotServed
 from artifactproxy.model import ArtifactKey, Ask, Header, Kind, Promise, Rendered, Reply, Route, View
-from artifactproxy.providers._base import ClientSetup, Page, Provider, PublicOrigins, Site
+from artifactproxy.providers._base import ClientSetup, Page, Provider, PublicOrigins, Site, json_text
 from artifactproxy.providers._hosts import LONGEST
 from artifactproxy.providers.npm import names, packument
 from artifactproxy.providers.npm.addresses import ARCHIVES, Tarballs
@@ -272,7 +271,7 @@ class Npm(Provider):
         del ask
         printable = "".join(c if " " <= c <= "~" else " " for c in fault.detail)
         sentence = " ".join(printable.split())[:200]
-        return Page(json.dumps({"error": fault.detail}).encode() + b"\n", JSON, sentence)
+        return Page(json_text({"error": fault.detail}), JSON, sentence)
 
 
 def _variant(accept: str) -> str:

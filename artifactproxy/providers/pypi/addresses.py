@@ -29,6 +29,7 @@ PREFIX = "packages/"
 _LONGEST_FILE = LONGEST - len(".provenance")
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9_~+!-][A-Za-z0-9._~+!-]*+)++")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PYTHON_FOLDER = re.compile(r"(?:py|cp|pp|ip|jy)\d+(?:\.(?:py|cp|pp|ip|jy)\d+)*|\d+\.\d+")
 
 
@@ -76,8 +77,11 @@ class Addresses:
 
 
 def _joined(base: str, link: str) -> str:
+    link = link.strip()
+    if _CONTROL.search(link):  # the library would take some of them out
+        return ""
     try:
-        return urljoin(base, link.strip())
+        return urljoin(base, link)
     except ValueError:
         return ""
 
