@@ -1,0 +1,58 @@
+"""Attacks that are too long to write down. Each recipe gives the bytes of the whole case."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable
+
+Recipe = Callable[..., str]
+
+
+def pipelined(*, bad: str, count: int = 1000, bad_at: int = 0) -> str:
+    """`count` requests at once; from `bad_at` on every second one is malformed."""
+    good = "GET /files/good.bin HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    return "".join(bad if n >= bad_at and (n - bad_at) % 2 == 0 else good for n in range(count))
+
+
+def long_target(*, before: str, unit: str, count: int, after: str = "") -> str:
+    return f"GET {before}{unit * count}{after} HTTP/1.1\r\nHost: {{host}}\r\n\r\n"
+
+
+def numbered_target(*, before: str, unit: str, count: int) -> str:
+    """`unit` holds `#`, which is the number."""
+    units = "".join(unit.replace("#", str(n)) for n in range(count))
+    return f"GET {before}{units} HTTP/1.1\r\nHost: {{host}}\r\n\r\n"
+
+
+def many_fields(*, line: str, field: str, count: int) -> str:
+    """A request with `count` header fields; `#` in `field` is the number."""
+    fields = "".join(field.replace("#", str(n)) + "\r\n" for n in range(count))
+    return f"{line}\r\nHost: {{host}}\r\n{fields}\r\n"
+
+
+def chunked(
+    *, extension: str = "", trailer: str = "", count: int = 1, times: int = 1, start: str = "{post}"
+) -> str:
+    """A chunked body of `{}`; the extension `times` over, the trailer line `count` times (`#`: its number)."""
+    trailers = "".join(trailer.replace("#", str(n)) + "\r\n" for n in range(count)) if trailer else ""
+    return f"{start}Transfer-Encoding: chunked\r\n\r\n2{extension * times}\r\n{{}}\r\n0\r\n{trailers}\r\n"
+
+
+def long_method(*, letter: str = "A", size: int = 8192) -> str:
+    return f"{letter * size} /files/good.bin HTTP/1.1\r\nHost: {{host}}\r\n\r\n"
+
+
+def tls_hello(*, name: str = "cache.example", after: str = "") -> str:
+    """What a TLS client says first."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read().decode("latin-1") + after
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.__name__: recipe
+    for recipe in (pipelined, long_target, numbered_target, many_fields, chunked, long_method, tls_hello)
+}
