@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DATA ?= ./data
 ARGS ?=
+SEED ?= 1
 PYTEST ?=
 
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help serve quick test e2e bench fuzz reliability check-clean requirements clean
+.PHONY: help serve quick test e2e bench fuzz soak reliability check-clean requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ e2e: $(VENV)/.dev ## Real clients against a real instance
 
 bench: $(VENV)/.dev ## Measure
 	$(BIN)/python -m bench $(ARGS)
+
+soak: $(VENV)/.dev ## 100,000 random operations, kills, lost power; an oracle for every byte (SEED=2 ARGS="--only random")
+	$(BIN)/python -m tests.crash.soak --seed $(SEED) $(ARGS)
 
 fuzz: $(VENV)/.fuzz ## Parsers and rules under a coverage-guided fuzzer (ARGS="--seconds 60 TARGET...")
 	$(BIN)/python -m tests.fuzz $(ARGS)
