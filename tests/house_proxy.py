@@ -99,11 +99,12 @@ class Proxy:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     async def check(self, but: str = "") -> None:
-        """The store is consistent, and nothing is left over; `but` is the invariant that the test
+        """The store is consistent, and nothing is left over; `but` are invariants that the test
         broke itself."""
         await self.settled()
         assert self.temp_files() == []
-        await check_folder(self.data, {name: mount.provider for name, mount in self.engine.mounts().items()})
+        providers = {name: mount.provider for name, mount in self.engine.mounts().items()}
+        await check_folder(self.data, providers, but)
         await self.upstream_idle()
         for _ in range(100):
             left = self.open_bodies()
@@ -144,7 +145,12 @@ def check_store(data: Path, but: str = "") -> None:
 async def check_folder(data: Path, providers: Mapping[str, Provider] | None = None, but: str = "") -> None:
     """The same, beside whatever works in the folder."""
     findings, summary = await inspect(data, providers)
-    assert [f for f in findings if not f.note and f.invariant != but] == []
+    wrong = [
+        f"{f.invariant} {f.kind} {f.subject}: {f.detail}"
+        for f in findings
+        if not f.note and f.invariant not in but
+    ]
+    assert not wrong, "\n".join(wrong)
     blobs = sum(1 for path in (data / "blobs").rglob("*") if path.is_file())
     assert summary["checked"]["hashed"] >= blobs, "not everything was looked at"
 

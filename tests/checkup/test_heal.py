@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -337,6 +338,7 @@ async def test_other_bytes_are_refused_even_if_a_request_has_forgotten_the_row(
             if blob.name == body.sha256:
                 blob.unlink()
         await parts.ledger.forget_blob(body.sha256)
+        await parts.ledger.bury(await parts.ledger.doom([body.sha256], time.time()))
         other = chaos.script("/pkg-1.0.tar.gz", ok(), size=30_000, version=2)
         promise(chaos, "pkg-1.0.tar.gz", other)
         with pytest.raises(BrokenPromise):
@@ -361,4 +363,4 @@ async def test_a_row_that_is_gone_is_fetched_by_its_promise(tmp_path: Path, chao
         assert await it.healer.refetch(FILE) is False
         assert it.proxy.blobs() == []
         assert await it.healer.refetch(ArtifactKey("nobody", "f.bin")) is False
-        await it.proxy.check()
+        await it.proxy.check(but="I14")  # the row was taken away, not its count

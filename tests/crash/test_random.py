@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from artifactproxy import wiring
+from artifactproxy.config import load
 from tests.chaos import Chaos, Oracle
 from tests.chaos.behaviours import (
     cut,
@@ -128,13 +130,17 @@ async def test_random_requests_and_faults(tmp_path: Path, chaos: Chaos, seed: in
                 if rng.random() < 0.05 and proxy.blobs():
                     rng.choice(proxy.blobs()).unlink(missing_ok=True)
             await proxy.settled()
-            await heal(proxy)
+            await heal(proxy, tmp_path)
             await proxy.check()
 
 
-async def heal(proxy: Proxy) -> None:
-    """Rows whose blobs were taken away are found by their next hit; here all at once."""
-    for repo in ("files", "pypi"):
-        for entry in await proxy.engine._parts.ledger.entries(repo):
-            if entry.ref is not None and await proxy.engine._parts.store.size(entry.ref.sha256) is None:
-                await proxy.engine._parts.ledger.forget_blob(entry.ref.sha256)
+async def heal(proxy: Proxy, folder: Path) -> None:
+    """Blobs were taken away: the check finds what lost one, mends it, and then finds nothing."""
+    config = load(folder / "config.yaml", env={}, flags={})
+    checkup, _ = wiring.checkup(proxy.engine, proxy.data, config)
+    try:
+        async for line in checkup.fsck(full=True, repair=True):
+            finding = line.get("finding")
+            assert not finding or finding["note"] or finding["repaired"], finding
+    finally:
+        await checkup.close()

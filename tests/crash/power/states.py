@@ -58,6 +58,7 @@ class State:
             place.chmod(0o600)
         for side, body in (self.database or {}).items():
             (root / f"{INDEX}{side}").write_bytes(body)
+            (root / f"{INDEX}{side}").chmod(0o600)
 
 
 @dataclass(slots=True)

@@ -133,8 +133,9 @@ class Drive:
             self._failed("lost", f"the program ended with {code}")
 
     async def _offline_check(self) -> None:
+        """What a killed process was working on lies there until the next start."""
         try:
-            await asyncio.to_thread(check_store, self.folder / "data")
+            await asyncio.to_thread(check_store, self.folder / "data", "I13")
         except AssertionError as error:
             self._failed("lost", f"the store is not consistent: {error}")
 
