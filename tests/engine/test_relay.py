@@ -252,6 +252,7 @@ async def test_a_coding_is_carried_to_who_takes_it_and_undone_for_others(chaos, 
         (b"x", "br"),
         (gzip.compress(bytes(9_000_000)), "gzip"),
     ],
+    ids=["cut", "another thing", "unknown", "bomb"],
 )
 async def test_a_coding_that_cannot_be_undone_is_an_error(chaos, proxy, body, coding) -> None:
     chaos.script("/-/audit", _json(200, body, Content_Encoding=coding))

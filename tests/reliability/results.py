@@ -82,7 +82,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("results", None):
+    if config.getoption("results", None) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Results(), "reliability-results")
 
 
