@@ -82,15 +82,13 @@ def forget_peak(root: int) -> None:
             Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-class PeakWatch:
-    """Samples the tree's PSS while a block runs; helpers that come and go are counted too."""
+class _Watch:
+    """Looks at a process every `every` seconds while a block runs, and once more at its end."""
 
-    def __init__(self, root: int, every: float = 0.05) -> None:
+    def __init__(self, root: int, every: float) -> None:
         self._root, self._every = root, every
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.proportional = 0.0
-        self.peak = 0.0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -99,11 +97,24 @@ class PeakWatch:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        self._look()
 
     def _run(self) -> None:
+        self._look()
         while not self._done.wait(self._every):
             self._look()
+        self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError
+
+
+class PeakWatch(_Watch):
+    """Samples the tree's PSS while a block runs; helpers that come and go are counted too."""
+
+    def __init__(self, root: int, every: float = 0.05) -> None:
+        super().__init__(root, every)
+        self.proportional = 0.0
+        self.peak = 0.0
 
     def _look(self) -> None:
         now = memory(self._root)
@@ -111,30 +122,15 @@ class PeakWatch:
         self.peak = max(self.peak, now.peak)
 
 
-class PssWatch:
+class PssWatch(_Watch):
     """The greatest sum of the tree's PSS while a block runs, in MiB, and the root's own part of it."""
 
     def __init__(self, root: int, every: float = 0.01) -> None:
-        self._root, self._every = root, every
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__(root, every)
         self._looks = 0
         self._pids = [root]
         self.peak = 0.0
         self.own = 0.0
-
-    def __enter__(self) -> Self:
-        self._look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(self._every):
-            self._look()
 
     def _look(self) -> None:
         if self._looks % 5 == 0:  # to look for children costs as much as five looks at them
@@ -143,6 +139,22 @@ class PssWatch:
         shares = [_pss(pid) for pid in self._pids]
         if sum(shares) > self.peak:
             self.peak, self.own = sum(shares), shares[0]
+
+
+class HoldWatch(_Watch):
+    """The most descriptors and threads that a process has while a block runs."""
+
+    def __init__(self, root: int, every: float = 0.1) -> None:
+        super().__init__(root, every)
+        self.descriptors = self.threads = 0
+
+    def _look(self) -> None:
+        self.descriptors = max(self.descriptors, _count(self._root, "fd"))
+        self.threads = max(self.threads, _count(self._root, "task"))
+
+
+def _count(pid: int, folder: str) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())
 
 
 def _pss(pid: int) -> float:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,7 @@ from bench.content import Blob, cold_paths
 from bench.model import Bench, CannotMeasure, Column, Goal, Result, Sample, Samples, median, worst
 from bench.pull import pull
 from bench.servers import Origin, origin, proxy, remotes_of
-from bench.watch import StallWatch, forget_peak, memory, tree
+from bench.watch import HoldWatch, StallWatch, forget_peak, memory, tree
 
 _ROOT = Path(__file__).parents[2]
 _HIT = "/files/ready.bin"
@@ -55,29 +54,6 @@ class Loaded:
             self._process.wait()
             raise
         self.counts = json.loads(printed or "{}")
-
-
-class HoldWatch:
-    """The most descriptors and threads that a process has while a block runs."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.descriptors = self.threads = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._done.wait(0.1):
-            self.descriptors = max(self.descriptors, _count(self._pid, "fd"))
-            self.threads = max(self.threads, _count(self._pid, "task"))
 
 
 def measure(bench: Bench) -> Result:
@@ -206,7 +182,3 @@ def _get(port: int, path: str) -> bytes:
         return connection.getresponse().read()
     finally:
         connection.close()
-
-
-def _count(pid: int, folder: str) -> int:
-    return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())

@@ -25,8 +25,9 @@ What the proxy survives, proved by tests that inject each fault and play each at
 and failing disks, with signals and system calls that fail. Written by `make reliability` on {day} from the
 results of the commands below; nothing here is edited by hand.
 
-After each test the checker of [checkup.md](checkup.md) finds nothing, no temporary file, descriptor or upstream connection
-is left, and a normal request is answered right. *Reset* means that the connection ends so that no client can take what it
+Tests of the whole program end with the checker of [checkup.md](checkup.md) finding nothing (for attacks: after every twentieth
+case and at the end), no temporary file, descriptor or upstream connection left, and a normal request answered
+right. *Reset* means that the connection ends so that no client can take what it
 has for a whole answer. A row ends with what became of its tests in that run."""
 
 _FIGURES = (
