@@ -34,7 +34,8 @@ from artifactproxy.indexes.sqlite import SqliteIndex
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.loopwatch import LoopWatch
 from artifactproxy.observe.metrics import Metrics, Observations
-from artifactproxy.ports import Census, Clock, Observer, StoreSurvey
+from artifactproxy.ports import Clock, Observer
+from artifactproxy.ports.checkup import Census, StoreSurvey
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.stores.survey import FsSurvey

@@ -8,7 +8,7 @@ from artifactproxy.checkup.cases import Case, Look, Progress
 from artifactproxy.checkup.findings import Finding
 from artifactproxy.engine.janitor import BATCH, ORPHAN_AGE_SECONDS
 from artifactproxy.model import BlobRef
-from artifactproxy.ports import Oddity
+from artifactproxy.ports.checkup import Oddity
 
 _INVARIANT_OF = {"temp": "I13", "mode": "I21", "link": "I21", "stray": "I22", "misplaced": "I22"}
 

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from artifactproxy.checkup.findings import Finding, Tally
 from artifactproxy.model import ArtifactKey
-from artifactproxy.ports import BlobStore, Census, Clock, Oddity, StoreSurvey
+from artifactproxy.ports import BlobStore, Clock
+from artifactproxy.ports.checkup import Census, Oddity, StoreSurvey
 from artifactproxy.providers._base import Provider
 
 _BEAT = 0.5  # seconds between two lines while one step is long

@@ -15,7 +15,7 @@ from typing import Any
 from artifactproxy.checkup.findings import Finding
 from artifactproxy.errors import Fault
 from artifactproxy.model import ArtifactKey, Ask, BlobRef, CacheEntry, Kind, Promise, Route
-from artifactproxy.ports import BlobRow, Held
+from artifactproxy.ports.checkup import BlobRow, Held
 from artifactproxy.providers._base import Provider
 
 AHEAD = 300.0  # seconds that a clock may have been set back

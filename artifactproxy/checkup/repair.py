@@ -14,16 +14,8 @@ from artifactproxy.checkup.invariants import in_time, without_secret
 from artifactproxy.engine.janitor import ORPHAN_AGE_SECONDS
 from artifactproxy.errors import Fault
 from artifactproxy.model import ArtifactKey, Promise
-from artifactproxy.ports import (
-    BlobStore,
-    Census,
-    Clock,
-    Held,
-    Ledger,
-    MetadataIndex,
-    Oddity,
-    StoreSurvey,
-)
+from artifactproxy.ports import BlobStore, Clock, Ledger, MetadataIndex
+from artifactproxy.ports.checkup import Census, Held, Oddity, StoreSurvey
 
 UNREADABLE_MOST = 16
 

@@ -11,7 +11,7 @@ from artifactproxy.checkup.findings import Finding
 from artifactproxy.checkup.invariants import AHEAD, Known, judge_promise, judge_row, named
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, Promise
-from artifactproxy.ports import BadRow, BlobRow, Held
+from artifactproxy.ports.checkup import BadRow, BlobRow, Held
 from artifactproxy.providers._base import Provider
 
 OVERDUE_SECONDS = 600.0  # a doomed blob goes at the next sweep but one

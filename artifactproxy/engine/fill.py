@@ -13,14 +13,13 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 from artifactproxy import failpoints
 from artifactproxy.engine.decline import point_out
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.rows import absent_row, as_before, begin_row
+from artifactproxy.engine.rows import absent_row, as_before, begin_row, refreshed_row, verified_row
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.temps import no_memory
 from artifactproxy.engine.terms import (
@@ -62,7 +61,7 @@ from artifactproxy.ports import (
     Lease,
     Outcome,
 )
-from artifactproxy.rules.http import kept, safe_header
+from artifactproxy.rules.http import safe_header
 from artifactproxy.rules.parts import SNIFFED, judge_unvouched
 
 
@@ -102,11 +101,21 @@ class Fill:
     @property
     def entry(self) -> CacheEntry:
         """The row as far as it is known: with its ref once verified. Only after `opened`."""
-        if self.done.done() and not self.done.cancelled() and self.done.exception() is None:
+        if self.verified:
             return self.done.result()
         if self._entry is None:
             raise RuntimeError("the fill has not opened")
         return self._entry
+
+    @property
+    def verified(self) -> bool:
+        """Whether the body is complete and right; it may still be on its way to the store."""
+        return self.done.done() and not self.done.cancelled() and self.done.exception() is None
+
+    @property
+    def unstored(self) -> bool:
+        """Whether no row will come of it."""
+        return bool(self._bypass)
 
     @property
     def asked(self) -> bool:
@@ -308,15 +317,7 @@ class Fill:
         if self.route.teaches and not self._bypass and not self._unchanged(verified.ref):
             promises = await self._read(Source(verified.ref, entry.source, spool))
             await self._keeper.remember(promises)
-        entry = replace(
-            entry,
-            ref=verified.ref,
-            verified_by=verified.by,
-            etag=entry.etag or f'"{verified.ref.sha256}"',
-            taught_by=promise.taught_by if promise else entry.taught_by,
-            released=promise.released if promise else entry.released,
-            released_from=promise.released_from if promise else entry.released_from,
-        )
+        entry = verified_row(entry, verified.ref, verified.by, promise)
         failpoints.hit("verified")
         spool.seal()
         self.done.set_result(entry)
@@ -355,15 +356,7 @@ class Fill:
         held = self.plan.held
         if held is None:
             raise RuntimeError("a 304 was admitted without a held entry")
-        seen, now = kept(head), self._tools.clock()
-        entry = replace(
-            held,
-            checked_at=now,
-            ttl=ttl,
-            validator_etag=seen.etag or held.validator_etag,
-            cache_control=seen.cache_control or held.cache_control,
-            generation=self._generation,
-        )
+        entry = refreshed_row(held, head, ttl=ttl, now=self._tools.clock(), generation=self._generation)
         self.outcome.result = "refreshed"
         self.body_ended = True
         await self._keeper.record(entry)

@@ -27,6 +27,11 @@ class FillTable:
     def running(self, key: ArtifactKey) -> Fill | None:
         return self._fills.get((key, ""))
 
+    def landing(self, key: ArtifactKey) -> Fill | None:
+        """The fill whose verified body is on its way into the row of this key."""
+        fill = self.running(key)
+        return fill if fill is not None and fill.verified and not fill.unstored else None
+
     def join(self, mount: Mount, route: Route, plan: Plan) -> tuple[Fill, bool]:
         """The fill of this key, joined; True if this call started it. The caller must `leave`."""
         slot = self._slot(route.key, plan.promise)

@@ -27,6 +27,7 @@ from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools, cause_of
+from artifactproxy.engine.unfit import Unfit
 from artifactproxy.engine.unstored import Unstored, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
 from artifactproxy.errors import (
@@ -61,7 +62,6 @@ from artifactproxy.rules.freshness import decide
 ROUTES_MAX = 10_000
 # Faults of our own medium; what is broken in the document itself is no better from upstream.
 PASSED_AROUND = frozenset({StoreFull.code, StoreUnavailable.code, "store_temp"})
-UNFIT_MAX = 10_000
 HEALS = 3  # hollow hits of one request before the store counts as broken
 
 
@@ -84,7 +84,7 @@ class Pipeline:
         self._shelf = Shelf(tools, documents, usage)
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
-        self._unfit: dict[ArtifactKey, int] = {}
+        self._unfit = Unfit(tools.ready_for)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
 
@@ -93,8 +93,10 @@ class Pipeline:
         if isinstance(route, Reply):
             return _local(mount, ask, route)
         for _ in range(HEALS):
-            found = await self._find(route)
+            found, landing = await self._latest(route)
             try:
+                if landing:
+                    return await self._fetched(mount, route, ask, Plan("verified a moment ago"))
                 return await self._answer(mount, route, ask, found)
             except BlobMissing as missing:
                 await self._heal(mount, route, missing)
@@ -108,23 +110,8 @@ class Pipeline:
         raise StoreUnavailable("the store lost this file again and again", code="hollow")
 
     def no_room(self, repo: str, path: str, size: int) -> None:
-        """A body of unknown length did not fit after `size` bytes, and whoever read it was cut off."""
-        if len(self._unfit) >= UNFIT_MAX:
-            self._unfit.clear()
-        self._unfit[ArtifactKey(repo, path)] = size
-
-    def _lacking(self, key: ArtifactKey) -> StoreUnavailable | None:
-        """Why a body that did not fit before would not fit now: there must be twice the room. Without
-        this each attempt would break off at the same place."""
-        size = self._unfit.get(key)
-        if size is None:
-            return None
-        try:
-            self._tools.ready_for(2 * size)
-        except StoreUnavailable as fault:
-            return fault
-        del self._unfit[key]
-        return None
+        """A body of unknown length did not fit after `size` bytes."""
+        self._unfit.note(ArtifactKey(repo, path), size)
 
     def route(self, ask: Ask) -> tuple[Mount, Route | Reply]:
         """Raises `NotServed` for an unknown repository, and what `classify` raises."""
@@ -152,6 +139,17 @@ class Pipeline:
         """The fault in the words of the client this repository serves (RFC 9457 where none is)."""
         mount = self._mounts.get(ask.repo)
         return mount.provider.problem(fault, ask) if mount else problem_details(fault)
+
+    async def _latest(self, route: Route) -> tuple[Found, bool]:
+        """The row, and whether a newer body, which others have been answered with, is on its way into
+        it: whoever comes then must not see the older one again."""
+        landing = self._fills.landing(route.key) if route.kind is Kind.INDEX else None
+        found = await self._find(route)
+        if landing is None:
+            return found, False
+        if self._fills.running(route.key) is landing:
+            return found, True
+        return await self._find(route), False
 
     async def _find(self, route: Route) -> Found:
         if route.kind is Kind.PASS:
@@ -212,7 +210,7 @@ class Pipeline:
     # --- from a fill ---
 
     async def _fetched(self, mount: Mount, route: Route, ask: Ask, plan: Plan) -> Answer:
-        lacking = self._lacking(route.key)
+        lacking = self._unfit.lacking(route.key)
         if lacking is not None and relayable(route.kind, route):
             return await self._around(mount, route, ask, Found(plan.held, plan.promise), lacking)
         fill, began = self._fills.join(mount, route, plan)

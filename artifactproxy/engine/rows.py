@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from artifactproxy.model import CacheEntry, Kind, Promise, Route, UpstreamHead
+from artifactproxy.model import BlobRef, CacheEntry, Kind, Promise, Route, UpstreamHead
 from artifactproxy.rules.digests import entity_tag
 from artifactproxy.rules.http import kept, strong
 
@@ -48,6 +48,34 @@ def begin_row(
         purl=route.purl or (promise.purl if promise else ""),
         first_seen=now if first_seen is None else first_seen,
         last_used=now,
+        generation=generation,
+    )
+
+
+def verified_row(row: CacheEntry, ref: BlobRef, by: str, promise: Promise | None) -> CacheEntry:
+    """The row of a body that is complete and right; `by` says what vouched for it."""
+    return replace(
+        row,
+        ref=ref,
+        verified_by=by,
+        etag=row.etag or f'"{ref.sha256}"',
+        taught_by=promise.taught_by if promise else row.taught_by,
+        released=promise.released if promise else row.released,
+        released_from=promise.released_from if promise else row.released_from,
+    )
+
+
+def refreshed_row(
+    held: CacheEntry, head: UpstreamHead, *, ttl: float | None, now: float, generation: int
+) -> CacheEntry:
+    """What a 304 makes of the row that is held."""
+    seen = kept(head)
+    return replace(
+        held,
+        checked_at=now,
+        ttl=ttl,
+        validator_etag=seen.etag or held.validator_etag,
+        cache_control=seen.cache_control or held.cache_control,
         generation=generation,
     )
 

@@ -22,7 +22,8 @@ from artifactproxy.indexes.rows import entry_of, key_row, promise_of
 from artifactproxy.indexes.sqlite import totals
 from artifactproxy.indexes.writer import Work
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Promise
-from artifactproxy.ports import BadRow, BlobRow, Held, OldBody, Totals
+from artifactproxy.ports import Totals
+from artifactproxy.ports.checkup import BadRow, BlobRow, Held, OldBody
 
 _T = TypeVar("_T")
 _ENTRY = len(sql.ENTRY_COLUMNS) - 3

@@ -22,7 +22,8 @@ from typing import TypeVar
 
 from artifactproxy import failpoints
 from artifactproxy.errors import StoreUnavailable
-from artifactproxy.ports import Clock, Content, Oddity
+from artifactproxy.ports import Clock
+from artifactproxy.ports.checkup import Content, Oddity
 from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.medium import Medium, store_fault
 from artifactproxy.stores.temps import alive, owner_of

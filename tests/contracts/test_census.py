@@ -11,7 +11,7 @@ import pytest
 from artifactproxy import indexes
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef
-from artifactproxy.ports import Held
+from artifactproxy.ports.checkup import Held
 from tests.contracts.harness import INDEXES, Indexes, harness_of
 from tests.contracts.test_index import KEY, PAGE, A, B, entry, promise
 

@@ -10,7 +10,7 @@ import pytest
 
 from artifactproxy import failpoints, stores
 from artifactproxy.model import BlobRef, Span
-from artifactproxy.ports import Content
+from artifactproxy.ports.checkup import Content
 from tests.contracts.harness import STORES, Stores, harness_of
 from tests.contracts.test_blobstore import read, ref_of, temp_with
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactproxy import failpoints
 from tests.chaos import Chaos
 from tests.chaos.behaviours import cut, flip, ok, portal, slam, status
 from tests.house_proxy import Proxy, promise, proxied
@@ -519,3 +520,23 @@ async def test_nobody_begins_to_read_what_is_known_to_be_wrong(proxy: Proxy, cha
     answers = await asyncio.gather(*(proxy.get(path) for _ in range(30)))
     assert {answer.status for answer in answers} <= {200, 502}
     assert {answer.body for answer in answers if answer.status == 200} <= {body.bytes(), None}
+
+
+async def test_what_was_answered_a_moment_ago_is_not_older_for_the_next(tmp_path, chaos) -> None:
+    """Between its verification and its row a body is what everybody gets."""
+    async with proxied(tmp_path, chaos.origin, remote="ttl: 1h\nmin_revalidate: 0s") as proxy:
+        chaos.script("/d.json", ok(), size=1000)
+        await proxy.get("/files/d.json")
+        await proxy.settled()
+        newer = chaos.script("/d.json", ok(), size=1000, version=2)
+        failpoints.arm("tmp.fsynced=sleep:0.5")  # of the store's thread: the disk is slow
+        try:
+            assert (await proxy.get("/files/d.json", Cache_Control="no-cache")).body == newer.bytes()
+            got = await proxy.get("/files/d.json")
+            assert (got.source, got.body) == ("cache", newer.bytes())
+            assert chaos.hits("/d.json") == 2
+        finally:
+            failpoints.arm("")
+        await proxy.settled()
+        assert (await proxy.get("/files/d.json")).body == newer.bytes()
+        await proxy.check()
