@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-import resource
 import socket
 import sqlite3
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,35 +144,6 @@ async def untouched(proxy: Proxy, chaos: Chaos) -> None:
     assert proxy.blobs() == []
     assert held(proxy) == set()
     await well(proxy, chaos)
-
-
-@asynccontextmanager
-async def program(
-    folder: Path, open_files: tuple[int, int] | None = None
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The program as a user starts it, with its own limit of open files (soft, hard)."""
-
-    def limit() -> None:
-        if open_files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
-
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "artifactproxy", "serve", "--config", str(folder / "config.yaml")),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        preexec_fn=limit,
-    )
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(20):
-            line = await process.stdout.readline()
-        found = re.search(rb"http://127\.0\.0\.1:\d+", line)
-        assert found, line
-        yield process, found.group().decode()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
 def peak_memory(pid: int) -> int:

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,9 +18,7 @@ import aiohttp
 import pytest
 
 from tests.house_proxy import Got, Proxy
-
-START = (sys.executable, "-m", "artifactproxy")
-
+from tests.program import START, started
 
 # --- disks ----------------------------------------------------------------------------------
 
@@ -166,29 +163,13 @@ class Running:
 async def program(folder: Path, *before: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
     """Serve what `folder/config.yaml` says; `before` is a command that starts it, such as prlimit,
     and ends by becoming it."""
-    process = await asyncio.create_subprocess_exec(
-        *(*before, *START, "serve", "--config", str(folder / "config.yaml")),
-        env={**os.environ, **(env or {})},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(30):
-            line = await process.stdout.readline()
-        found = re.search(rb"http://127\.0\.0\.1:\d+", line)
-        assert found, line + await process.stderr.read()
+    async with started(folder, *before, env=env, stderr=asyncio.subprocess.PIPE) as (process, base):
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(
             auto_decompress=False, connector=connector, timeout=timeout
         ) as session:
-            yield Running(process, found.group().decode(), folder, session, process.pid)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+            yield Running(process, base, folder, session, process.pid)
 
 
 async def command(folder: Path, *words: str, before: tuple[str, ...] = ()) -> tuple[int, str]:

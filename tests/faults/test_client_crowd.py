@@ -15,9 +15,10 @@ import pytest
 from tests.chaos import Chaos, Oracle
 from tests.chaos.behaviours import ok
 from tests.house_proxy import configuration, proxied
+from tests.program import started
 from tests.web.scripted import Client
 
-from .clients import counted, dial, logged, number, program, target, until, well
+from .clients import counted, dial, logged, number, target, until, well
 
 PLACES = 20
 QUEUE = 32  # requests of one connection that aiohttp parses ahead
@@ -100,7 +101,7 @@ def _lines(folder: Path, event: str) -> list[dict[str, object]]:
 async def test_c03_the_cap_leaves_open_files_for_the_rest(tmp_path: Path, chaos: Chaos) -> None:
     body = chaos.script("/f.bin", ok(), size=100_000)
     configuration(tmp_path, chaos.origin)
-    async with program(tmp_path, open_files=(160, 160)) as (_, base):
+    async with started(tmp_path, open_files=(160, 160)) as (_, base):
         async with _many(base, 96) as early:
             assert {await _fate(client) for client in early} == {200}
             async with _many(base, 200) as late:
@@ -126,7 +127,7 @@ async def test_c03_a_low_soft_limit_is_raised(tmp_path: Path, chaos: Chaos) -> N
     if hard != resource.RLIM_INFINITY and hard < 10_000:
         pytest.skip("this machine allows fewer than 10,000 open files")
     configuration(tmp_path, chaos.origin)
-    async with program(tmp_path, open_files=(1024, hard)) as (process, base):
+    async with started(tmp_path, open_files=(1024, hard)) as (process, base):
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
         assert int(line.split()[3]) * 0.6 >= 4096

@@ -15,6 +15,7 @@ import pytest
 from tests.chaos import Chaos
 from tests.chaos.behaviours import ok, status
 from tests.house_proxy import Proxy, configuration, proxied
+from tests.program import started
 from tests.web.scripted import Client
 
 from .clients import (
@@ -24,7 +25,6 @@ from .clients import (
     logged,
     number,
     peak_memory,
-    program,
     said,
     target,
     until,
@@ -72,7 +72,7 @@ async def test_c02_slow_readers_cost_no_memory_and_slow_nobody(
 ) -> None:
     body = chaos.script("/big.bin", ok(chunked=chunked), size=48 * MIB)
     configuration(tmp_path, chaos.origin)
-    async with program(tmp_path) as (process, base), aiohttp.ClientSession() as session:
+    async with started(tmp_path) as (process, base), aiohttp.ClientSession() as session:
 
         async def get(path: str) -> bytes:
             async with session.get(base + path) as answer:
