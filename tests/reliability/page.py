@@ -28,7 +28,10 @@ results of the commands below; nothing here is edited by hand.
 Tests of the whole program end with the checker of [checkup.md](checkup.md) finding nothing (for attacks: after every twentieth
 case and at the end), no temporary file, descriptor or upstream connection left, and a normal request answered
 right. *Reset* means that the connection ends so that no client can take what it
-has for a whole answer. A row ends with what became of its tests in that run."""
+has for a whole answer. A row ends with what became of its tests in that run.
+
+How late hits are beside crowds of idle, slow, missing and hostile clients, and what those hold, is measured in
+[benchmarks-crowded.md](benchmarks-crowded.md)."""
 
 _FIGURES = (
     ("faults survived: **{survived}/{all_faults}**", "`make test`"),
