@@ -18,6 +18,7 @@ from artifactproxy import failpoints
 from artifactproxy.engine.decline import point_out
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.keeper import Keeper
+from artifactproxy.engine.lesson import Lesson
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.rows import absent_row, as_before, begin_row, refreshed_row, verified_row
 from artifactproxy.engine.spool import Spool
@@ -33,7 +34,6 @@ from artifactproxy.engine.terms import (
     stale_helps,
     unpromised,
     vouched,
-    wants_teaching,
 )
 from artifactproxy.engine.transfer import Landed, Transfer
 from artifactproxy.engine.trouble import Trouble
@@ -84,11 +84,10 @@ class Fill:
         self.readers = 0
         self.spool: Spool | None = None
         self.body_ended = False
-        self.promise = plan.promise
         self.on_idle: Callable[[Fill], None] = lambda _fill: None
         self.outcome = Outcome("fill", repo=mount.name, provider=mount.provider.name, kind=route.kind.value)
         self._tools = tools
-        self._teaching: asyncio.Task[Promise | None] | None = None
+        self._lesson = Lesson(tools, mount, route, plan.promise)
         self._ingest = Ingest(tools.store)
         self._trouble = Trouble(tools, mount, route)
         self._keeper = Keeper(tools, mount, self._ingest)
@@ -106,6 +105,11 @@ class Fill:
         if self._entry is None:
             raise RuntimeError("the fill has not opened")
         return self._entry
+
+    @property
+    def promise(self) -> Promise | None:
+        """What is known to be promised so far."""
+        return self._lesson.promise
 
     @property
     def verified(self) -> bool:
@@ -165,8 +169,7 @@ class Fill:
             bug.__cause__ = error
             self._fail(bug)
         finally:
-            if self._teaching is not None and not self._teaching.done():
-                self._teaching.cancel()
+            self._lesson.end()
             self._over = True
             self._close_if_over()
             if not self.ended.done():
@@ -178,12 +181,9 @@ class Fill:
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
         self._generation = await self._fence()
-        if wants_teaching(route, self.promise):
-            self._teaching = asyncio.create_task(tools.teach(self.mount, route))
-            # The fill may fail by itself before it ever asks what the teachers said.
-            self._teaching.add_done_callback(self._teachers_spoke)
+        self._lesson.begin(self._promised)
         if route.foreign and not vouched(self.promise):
-            self.promise = await self._taught()
+            await self._lesson.learnt()
             if not vouched(self.promise):
                 if route.derived_from and await self._derived():
                     return
@@ -209,7 +209,7 @@ class Fill:
         """Wrong bytes: the index may be the stale party, so it is read again. If nobody has read a
         byte yet, the file is asked for once more, from elsewhere or past caches on the way."""
         self._trouble.broken(fault)
-        await self._ask_teachers_again()
+        await self._lesson.again()
         if self.spool is None or not self.spool.untouched or self.done.done():
             raise fault
         await self.spool.drain()
@@ -225,14 +225,6 @@ class Fill:
             self._trouble.broken(broken)
             raise
 
-    async def _ask_teachers_again(self) -> None:
-        if not self.route.teachers:
-            return
-        try:
-            self.promise = await self._tools.teach(self.mount, self.route) or self.promise
-        except Fault as fault:
-            self._tools.observer.warning("teacher_failed", repo=self.mount.name, error=fault.code)
-
     def _transfer(self) -> Transfer:
         self._latest = Transfer(
             self._tools.upstream,
@@ -240,7 +232,7 @@ class Fill:
             self.route,
             held=self.plan.held,
             known=self.promise,
-            promise=self._taught,
+            promise=self._lesson.learnt,
             on_open=self._open,
             on_trouble=self._trouble.count,
             clock=self._tools.clock,
@@ -248,18 +240,9 @@ class Fill:
         )
         return self._latest
 
-    def _teachers_spoke(self, done: asyncio.Task[Promise | None]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        promise = done.result()
-        if promise is not None and self._latest is not None:
+    def _promised(self, promise: Promise) -> None:
+        if self._latest is not None:
             self._latest.learnt(promise)
-
-    async def _taught(self) -> Promise | None:
-        """The promise, once the teachers have spoken. Raises their fault: cannot tell is not no."""
-        if self._teaching is not None:
-            self.promise = await asyncio.shield(self._teaching) or self.promise
-        return self.promise
 
     async def _land(self, landed: Landed) -> None:
         match landed.admission:
@@ -307,7 +290,7 @@ class Fill:
         if spool is None or entry is None:
             raise RuntimeError("a body landed without being opened")
         self.body_ended = True
-        promise = await self._taught()
+        promise = await self._lesson.learnt()
         verified = await self._ingest.verify(spool, promise)
         if verified.by == "framing":
             judge_unvouched(self.route, size=verified.ref.size, start=spool.peek(0, SNIFFED))
