@@ -70,6 +70,7 @@ class _Listening:
         self._failures = failures
         self._clock = clock
         self._on_full = on_full
+        self._failing: set[str] = set()
         self.notice = observer.notice
         self.warning = observer.warning
         self.gauge = observer.gauge
@@ -84,11 +85,14 @@ class _Listening:
         self._observer.outcome(outcome)
 
     def _gauge(self, outcome: Outcome) -> None:
-        """What readiness finds when it is asked, also without its being asked."""
+        """What readiness finds when it is asked, also without its being asked. A success takes back
+        what a failure said, not what readiness found: an index that was removed still takes rows."""
         for name in ("store", "index"):
             if outcome.error.startswith(f"{name}_"):
+                self._failing.add(name)
                 self.gauge("degraded", 1, dependency=name)
-            elif outcome.result == "stored":
+            elif outcome.result == "stored" and name in self._failing:
+                self._failing.discard(name)
                 self.gauge("degraded", 0, dependency=name)
 
 

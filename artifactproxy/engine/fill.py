@@ -41,7 +41,6 @@ from artifactproxy.errors import (
     BrokenPromise,
     Busy,
     Fault,
-    IndexUnavailable,
     UpstreamBroken,
 )
 from artifactproxy.model import (
@@ -180,7 +179,7 @@ class Fill:
 
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
-        self._generation = await self._fence()
+        self._generation = await self._keeper.fence()
         self._lesson.begin(self._promised)
         if route.foreign and not vouched(self.promise):
             await self._lesson.learnt()
@@ -188,22 +187,13 @@ class Fill:
                 if route.derived_from and await self._derived():
                     return
                 raise unpromised(route)
-        expected = self.promise.size if self.promise and self.promise.size else 0
-        tools.ready_for(expected)
+        tools.ready_for((self.promise.size if self.promise else None) or 0)
         transfer = self._transfer()
         try:
             landed = await transfer.run()
             await self._land(landed)
         except BrokenPromise as fault:
             await self._second_chance(transfer, fault)
-
-    async def _fence(self) -> int:
-        """The generation of this fill. 0 if the index cannot say: any row then wins over ours."""
-        try:
-            return await self._tools.index.generation()
-        except IndexUnavailable as fault:
-            self._tools.observer.warning("index_failed", repo=self.mount.name, error=fault.code)
-            return 0
 
     async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
         """Wrong bytes: the index may be the stale party, so it is read again. If nobody has read a
@@ -379,21 +369,24 @@ class Fill:
             self.spool.fail(fault)
         if not self.done.done():
             self.done.set_exception(fault)
-        held = self.plan.held
         if self.opened.done():
             return
-        if held is not None and self.plan.may_serve_stale and stale_helps(fault):
-            self.opened.set_result(Settled(held, "stale", fault))
+        stale = self._stale(fault)
+        if stale is not None:
+            self.opened.set_result(stale)
         else:
             self.opened.set_exception(fault)
+
+    def _stale(self, fault: Fault) -> Settled | None:
+        held = self.plan.held
+        if held is None or not self.plan.may_serve_stale or not stale_helps(fault):
+            return None
+        return Settled(held, "stale", fault)
 
     def stale_instead(self) -> Settled | None:
         """For a document that opened but then failed: the old entry, where that is allowed."""
         fault = self.done.exception() if self.done.done() and not self.done.cancelled() else None
-        held = self.plan.held
-        if isinstance(fault, Fault) and held is not None and self.plan.may_serve_stale and stale_helps(fault):
-            return Settled(held, "stale", fault)
-        return None
+        return self._stale(fault) if isinstance(fault, Fault) else None
 
     def _report(self, seconds: float) -> None:
         outcome = self.outcome

@@ -24,6 +24,14 @@ class Keeper:
         self._mount = mount
         self._ingest = ingest
 
+    async def fence(self) -> int:
+        """The generation of this fill. 0 if the index cannot say: any row then wins over ours."""
+        try:
+            return await self._tools.index.generation()
+        except IndexUnavailable as fault:
+            self._tools.observer.warning("index_failed", repo=self._mount.name, error=fault.code)
+            return 0
+
     async def store(self, spool: Spool, entry: CacheEntry) -> str:
         """The blob, then its row. Returns the code of what failed, "" if nothing did."""
         ref = ref_of(entry)

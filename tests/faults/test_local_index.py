@@ -204,6 +204,9 @@ async def test_l12_the_index_is_deleted_under_the_running_program(tmp_path: Path
         ready, found = await readiness(proxy)
         assert ready == 503
         assert found["index"].endswith("was removed or replaced under the running program: restart it")
+        chaos.script("/later.bin", ok(), size=BIG)
+        await proxy.get("/files/later.bin")
+        await told(proxy, lambda line: line.get("path") == "later.bin" and line.get("result") == "stored")
         assert await metric(proxy, "degraded", dependency="index") == 1
         assert await proxy.stop() == 0
     async with program(tmp_path) as proxy:
