@@ -197,6 +197,13 @@ class TooLarge(UpstreamFault):
     code = "too_large"
 
 
+class PeerGone(UpstreamFault):
+    """The process that fills this does not, or does not any more: nothing is known of upstream."""
+
+    status = 503
+    code = "peer_gone"
+
+
 # --- ourselves ------------------------------------------------------------------------------
 
 
@@ -214,6 +221,12 @@ class StoreFull(StoreUnavailable):
     """No space left for a blob or a temp file."""
 
     code = "store_full"
+
+
+class StoreAway(StoreUnavailable):
+    """A store across the network does not answer, or does not let us in; trying later may do."""
+
+    code = "store_away"
 
 
 class IndexUnavailable(Fault):

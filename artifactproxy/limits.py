@@ -86,6 +86,8 @@ class Limits:
     min_free_share: float = 0.10  # of the disk, where no data_limit is given
     temp_bytes: int = 20 * 2**30
     blob_grace: float = 5.0  # between doom and deletion
+    store_retry: float = 600.0  # for which a verified body is kept for a store that is away
+    unrecorded: int = 10_000  # rows kept for an index that is away
     superseded_keep: float = 7 * 86400.0
     ledger_keep: float = 90 * 86400.0
     sweep_every: float = 60.0

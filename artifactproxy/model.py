@@ -213,10 +213,12 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One look-up answers both: the row, and what an index promised for the key."""
+    """One look-up answers both: the row, and what an index promised for the key. `uncertain`: it is
+    what was known a while ago, and cannot be asked for now."""
 
     entry: CacheEntry | None = None
     promise: Promise | None = None
+    uncertain: bool = False
 
 
 # Decisions: what to do with a request; the reason travels along.

@@ -29,6 +29,7 @@ from artifactproxy.datadir import INDEX, DataFolder
 from artifactproxy.engine.engine import Engine, Parts
 from artifactproxy.engine.janitor import Bounds
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import ConfigError
 from artifactproxy.indexes.census import SqliteCensus
 from artifactproxy.indexes.sqlite import SqliteIndex
 from artifactproxy.observe.logs import JsonLog
@@ -106,6 +107,7 @@ async def running(
 ) -> AsyncIterator[tuple[Engine, Observations, DataFolder]]:
     """The whole graph below the web floor, started; closed in reverse order. A `folder` that the
     caller has locked is for a command: how the last serving process ended stays known."""
+    _refuse_unwired(config)
     async with AsyncExitStack() as stack:
         serving = folder is None
         folder = folder or stack.enter_context(closing(DataFolder(config.data)))
@@ -160,6 +162,15 @@ async def running(
         )
         stack.push_async_callback(engine.close, STORING_SECONDS)
         yield engine, observations, folder
+
+
+def _refuse_unwired(config: Config) -> None:
+    chosen = {"s3": config.store, "postgres": config.index, "redis": config.coordination}
+    for name, options in chosen.items():
+        if options is not None:
+            raise ConfigError(f"{name} is not available in this version")
+    if config.workers > 1:
+        raise ConfigError("more than one worker is not available in this version")
 
 
 @asynccontextmanager

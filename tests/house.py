@@ -189,7 +189,7 @@ def driver_breaches(module: Module) -> list[str]:
 
 def _may_use_aiohttp(room: str, name: str) -> bool:
     part = [*name.split("."), ""][1]
-    if room == "upstream":
+    if room in ("upstream", "stores"):  # what goes to registries, and to the bucket
         return not part.startswith("web")
     return room == "web" and AIOHTTP_CLIENT.fullmatch(part) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -258,17 +259,43 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
     ("text", "line"),
     [
         ("access: {read: token}", "access.read: token is not available in this version; use open"),
-        ("workers: 2", "workers: more than one worker is not available in this version; use 1"),
-        ("store: {kind: s3, bucket: b}", "store.kind: s3 is not available in this version; use fs"),
+        ("store: {kind: gcs}", "store.kind: must be 'fs' or 's3'"),
+        ("store: {kind: s3}", "store: kind: s3 needs a bucket"),
+        ("store: {bucket: b}", "store: bucket belongs to kind: s3, not to kind: fs"),
         (
-            "index: {kind: postgres, url: {env: X}}",
-            "index.kind: postgres is not available in this version; use sqlite",
+            "store: {kind: s3, bucket: b, bukcet: c}",
+            "store.bukcet: unknown key; the nearest known key is bucket",
         ),
         (
-            "coordination: {kind: redis}",
-            "coordination.kind: redis is not available in this version; use local",
+            "store: {kind: s3, bucket: b, secret_key: {env: X}}",
+            "store: access_key and secret_key belong together",
         ),
-        ("cluster: {advertise: x}", "cluster: a cluster is not available in this version; leave it out"),
+        ("store: {kind: s3, bucket: b, part_size: 1MiB}", "store.part_size: must be at least 5.24288e+06"),
+        ("index: {kind: postgres}", "index: kind: postgres needs a url"),
+        ("index: {url: postgresql://h/d}", "index: url belongs to kind: postgres, not to kind: sqlite"),
+        (
+            "index: {kind: postgres, url: mysql://h/d}",
+            "index.url: must begin with postgres:// or postgresql://",
+        ),
+        (
+            "index: {kind: postgres, url: 'postgresql://u:p@h/d'}",
+            (
+                "index.url: holds a password; write the whole address as {env: NAME} or {file: PATH}, "
+                "or leave the password out"
+            ),
+        ),
+        ("coordination: {kind: redis}", "coordination: kind: redis needs a url"),
+        (
+            "coordination: {kind: redis, url: 'redis://h', renew: 9s}",
+            "coordination: renew must be at most half of lease",
+        ),
+        (
+            "cluster: {advertise: 'http://h', secret: short}",
+            (
+                "cluster.secret: is a secret and is not written here; "
+                "write {env: NAME} to take it from the environment or {file: PATH} to read it from a file"
+            ),
+        ),
         (
             "locals: {images: {provider: oci}}",
             "locals: local repositories are not available in this version; remove this section",
@@ -717,8 +744,23 @@ def _written(value: Any, at: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     return {(*at, k) for k in value} | {p for k, v in value.items() for p in _written(v, (*at, k))}
 
 
+KINDED = {"store": "s3", "index": "postgres", "coordination": "redis"}
+
+
+def _other_kinds() -> dict[str, Any]:
+    """The example with the keys that wait behind `#` for the other kind of their section."""
+    example = strict.read(re.sub(r"^#(?=  \w+:)", "", EXAMPLE.read_text(), flags=re.MULTILINE)).value
+    for section, kind in KINDED.items():
+        example[section]["kind"] = kind
+    return example
+
+
 def test_the_example_names_every_key_and_no_other():
-    written = _written(strict.read(EXAMPLE.read_text()).value)
+    example = _other_kinds()
+    for section in ("index", "coordination"):
+        assert set(example[section].pop("url")) == {"env"}
+        example[section]["url"] = None
+    written = _written(example)
     assert written - {("remotes", "pypi")} == _paths(File)
 
 
@@ -732,6 +774,16 @@ def test_the_example_claims_the_true_defaults():
         == empty.remotes["pypi"].model_dump()
     )
     assert claimed.model_dump(exclude={"remotes"}) == empty.model_dump(exclude={"remotes"})
+
+
+@pytest.mark.parametrize("section", KINDED)
+def test_the_example_claims_the_true_defaults_of_other_kinds(section):
+    example = _other_kinds()[section]
+    claimed = File.model_validate({section: {k: v for k, v in example.items() if v is not None}})
+    kind = type(getattr(claimed, section))
+    for key, field in kind.model_fields.items():
+        if key not in ("kind", "bucket", "url"):
+            assert getattr(getattr(claimed, section), key) == field.default, key
 
 
 def test_the_example_is_a_working_configuration():

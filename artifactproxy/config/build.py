@@ -10,12 +10,17 @@ from typing import Any, TypeVar
 
 from artifactproxy.config import schema, values
 from artifactproxy.config.problems import Problems
-from artifactproxy.config.resolved import Config, Egress, Listen, Log, Remote, Tls
+from artifactproxy.config.resolved import S3, Config, Egress, Listen, Log, Remote, Tls
 from artifactproxy.config.strict import KeyPath
+from artifactproxy.coordination.options import ClusterOptions, RedisOptions
+from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Provider, PublicOrigins, Site
 from artifactproxy.rules.paths import REPO_NAME, RESERVED
+from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.upstream.auth import Basic, Bearer
+
+SECRET_CHARACTERS = 16
 
 T = TypeVar("T")
 Providers = Mapping[str, type[Provider]]
@@ -36,6 +41,8 @@ def build(
     if file.oci_default is not None and (chosen is None or chosen.provider != "oci"):
         problems.at(("oci_default",), f"{file.oci_default} is not a remote whose provider is oci")
     tls = look.tls(file.tls)
+    store, index = look.store(file.store), look.index(file.index)
+    coordination, cluster = look.coordination(file.coordination), look.cluster(file.cluster)
     problems.tell()
 
     shown = file.model_dump(mode="json")
@@ -52,6 +59,10 @@ def build(
         data=Path(file.data),
         data_limit=file.data_limit,
         workers=file.workers,
+        store=store,
+        index=index,
+        coordination=coordination,
+        cluster=cluster,
         oci_default=file.oci_default,
         log=Log(_path(file.log.file), file.log.level),
         limits=_taken(Limits, file.limits),
@@ -120,6 +131,61 @@ class _Look:
         except PairRefused as refused:
             self.problems.at(("tls", refused.which), str(refused))
         return pair
+
+    def store(self, written: schema.Store) -> S3 | None:
+        if written.kind == "fs":
+            return None
+        at: KeyPath = ("store",)
+        secrets: dict[str, Any] = {
+            name: self._secret(ref, (*at, name)) if (ref := getattr(written, name)) is not None else ""
+            for name in ("access_key", "secret_key", "session_token")
+        }
+        plain: dict[str, Any] = {
+            f.name: getattr(written, f.name)
+            for f in fields(S3Options)
+            if f.name not in secrets and f.name != "ca"
+        }
+        return S3(
+            S3Options(**plain, **secrets, ca=self._ca(written.ca, at)),
+            local_tier=written.local_tier,
+            redirect=written.redirect,
+            redirect_from=written.redirect_from,
+            redirect_for=written.redirect_for,
+        )
+
+    def index(self, written: schema.Index) -> PostgresOptions | None:
+        if written.kind == "sqlite":
+            return None
+        url = self._dsn(written.url, ("index", "url"), ("postgres", "postgresql"))
+        return PostgresOptions(url, **_others(PostgresOptions, written))
+
+    def coordination(self, written: schema.Coordination) -> RedisOptions | None:
+        if written.kind == "local":
+            return None
+        url = self._dsn(written.url, ("coordination", "url"), ("redis", "rediss", "unix"))
+        return RedisOptions(url, **_others(RedisOptions, written))
+
+    def cluster(self, written: schema.Cluster | None) -> ClusterOptions | None:
+        if written is None:
+            return None
+        secret = self._secret(written.secret, ("cluster", "secret"))
+        if secret and len(secret) < SECRET_CHARACTERS:
+            self.problems.at(("cluster", "secret"), f"must have at least {SECRET_CHARACTERS} characters")
+        return ClusterOptions(written.advertise, secret, self._ca(written.ca, ("cluster",)))
+
+    def _dsn(self, written: str | values.SecretRef | None, at: KeyPath, schemes: tuple[str, ...]) -> str:
+        text = self._secret(written, at) if isinstance(written, values.SecretRef) else written or ""
+        try:
+            if text:
+                values.judge_dsn(text, schemes)
+        except ValueError as error:
+            self.problems.at(at, str(error))
+        return text
+
+    def _ca(self, written: str | None, at: KeyPath) -> str:
+        if written is not None and not Path(written).is_file():
+            self.problems.at((*at, "ca"), f"there is no file {written}")
+        return written or ""
 
     def _judge_name(self, name: str, at: KeyPath) -> None:
         if name in RESERVED:
@@ -194,6 +260,10 @@ class _Look:
                 at, f"the secret in {ref.name} is empty or holds a line break or control character"
             )
         return text
+
+
+def _others(kind: type[Any], written: schema.Section) -> dict[str, Any]:
+    return {f.name: getattr(written, f.name) for f in fields(kind) if f.name != "url"}
 
 
 def _policy(written: schema.Remote, *, private: bool) -> Policy:

@@ -9,8 +9,11 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal
 
+from artifactproxy.coordination.options import ClusterOptions, RedisOptions
+from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Site
+from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.upstream.auth import Basic, Bearer
 
 Network = IPv4Network | IPv6Network
@@ -53,6 +56,18 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class S3:
+    """`redirect` sends readers of blobs from `redirect_from` bytes on to the bucket itself, with an
+    address that ends after `redirect_for` seconds; `local_tier` bytes of this disk stand in front."""
+
+    options: S3Options
+    local_tier: int
+    redirect: Literal["never", "blobs", "all"]
+    redirect_from: int
+    redirect_for: float
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """One repository that pulls through. `provider` is a name in `providers.PROVIDERS`."""
 
@@ -85,6 +100,13 @@ class Config:
     data: Path
     data_limit: int | None
     workers: int
+    store: S3 | None
+    """None: the data folder."""
+    index: PostgresOptions | None
+    """None: SQLite in the data folder."""
+    coordination: RedisOptions | None
+    """None: the processes of this machine among themselves."""
+    cluster: ClusterOptions | None
     oci_default: str | None
     log: Log
     limits: Limits

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +18,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     create_model,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -55,7 +57,9 @@ _MAY_BE_ZERO = frozenset(
         "retry_base",
         "scrub_every",
         "scrub_rate",
+        "store_retry",
         "superseded_keep",
+        "unrecorded",
     )
 )
 _POLICY = limits.Policy()
@@ -224,27 +228,129 @@ class Access(Section):
     read: Annotated[Literal["open"], _only("open", later=("token",))] = "open"
 
 
-class Store(Section):
-    kind: Annotated[Literal["fs"], _only("fs", later=("s3",))] = "fs"
+class Kinded(Section):
+    """A section whose keys depend on its `kind`; `of` says to which kind a key belongs."""
+
+    of: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        kind = getattr(self, "kind", "")
+        for key in sorted(self.model_fields_set & set(self.of)):
+            if self.of[key] != kind:
+                raise ValueError(f"{key} belongs to kind: {self.of[key]}, not to kind: {kind}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _chosen(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        kind = getattr(self, "kind", "")
+        return {key: value for key, value in write(self).items() if self.of.get(key, kind) == kind}
 
 
-class Index(Section):
-    kind: Annotated[Literal["sqlite"], _only("sqlite", later=("postgres",))] = "sqlite"
+def _belongs(kind: str, names: str) -> dict[str, str]:
+    return dict.fromkeys(names.split(), kind)
 
 
-class Coordination(Section):
-    kind: Annotated[Literal["local"], _only("local", later=("redis",))] = "local"
+class Store(Kinded):
+    of = _belongs(
+        "s3",
+        "bucket endpoint region prefix access_key secret_key session_token addressing ca checksums"
+        " sign_payload redirect redirect_from redirect_for local_tier uploads parts part_size part_memory"
+        " connections tries connect read",
+    )
+    kind: Literal["fs", "s3"] = "fs"
+    bucket: str = ""
+    endpoint: Annotated[str, AfterValidator(values.public_url)] | None = None
+    region: str = ""
+    prefix: Annotated[str, AfterValidator(values.object_prefix)] = ""
+    access_key: Secret | None = None
+    secret_key: Secret | None = None
+    session_token: Secret | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    ca: str | None = None
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    sign_payload: bool = False
+    redirect: Literal["never", "blobs", "all"] = "never"
+    redirect_from: Size = 2**20
+    redirect_for: Duration = 900.0
+    local_tier: Size = 10 * 2**30
+    uploads: Annotated[int, Field(gt=0)] = 16
+    parts: Annotated[int, Field(gt=0)] = 4
+    part_size: Annotated[Size, Field(ge=5 * 2**20)] = 8 * 2**20
+    part_memory: Annotated[Size, Field(ge=2**20)] = 32 * 2**20
+    connections: Annotated[int, Field(gt=1)] = 64
+    tries: Annotated[int, Field(gt=0)] = 5
+    connect: Annotated[Duration, Field(gt=0)] = 3.0
+    read: Annotated[Duration, Field(gt=0)] = 20.0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "s3" and not self.bucket:
+            raise ValueError("kind: s3 needs a bucket")
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key belong together")
+        return self
+
+
+class Index(Kinded):
+    of = _belongs("postgres", "url pool acquire command lock connect start_wait pgbouncer recheck recent")
+    kind: Literal["sqlite", "postgres"] = "sqlite"
+    url: Annotated[
+        str | values.SecretRef | None,
+        BeforeValidator(values.dsn),
+        PlainSerializer(_shown),
+    ] = None
+    pool: Annotated[int, Field(gt=0)] = 10
+    acquire: Annotated[Duration, Field(gt=0)] = 2.0
+    command: Annotated[Duration, Field(gt=0)] = 5.0
+    lock: Annotated[Duration, Field(gt=0)] = 2.0
+    connect: Annotated[Duration, Field(gt=0)] = 5.0
+    start_wait: Duration = 60.0
+    pgbouncer: bool = False
+    recheck: Duration = 1.0
+    recent: Annotated[int, Field(gt=0)] = 50_000
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "postgres" and self.url is None:
+            raise ValueError("kind: postgres needs a url")
+        return self
+
+
+class Coordination(Kinded):
+    of = _belongs("redis", "url prefix budget connect rest lease renew pool")
+    kind: Literal["local", "redis"] = "local"
+    url: Annotated[
+        str | values.SecretRef | None,
+        BeforeValidator(values.dsn),
+        PlainSerializer(_shown),
+    ] = None
+    prefix: Annotated[str, Field(min_length=1)] = "artifactproxy:"
+    budget: Annotated[Duration, Field(gt=0)] = 0.05
+    connect: Annotated[Duration, Field(gt=0)] = 1.0
+    rest: Duration = 10.0
+    lease: Annotated[Duration, Field(gt=0)] = 10.0
+    renew: Annotated[Duration, Field(gt=0)] = 3.0
+    pool: Annotated[int, Field(gt=0)] = 50
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind == "redis" and self.url is None:
+            raise ValueError("kind: redis needs a url")
+        if self.renew * 2 > self.lease:
+            raise ValueError("renew must be at most half of lease")
+        return self
+
+
+class Cluster(Section):
+    advertise: Annotated[str, AfterValidator(values.public_url)]
+    secret: Secret
+    ca: str | None = None
 
 
 class Log(Section):
     file: str | None = None
     level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-def _one_worker(written: object) -> object:
-    if isinstance(written, int) and written > 1:
-        raise _refusal("more than one worker is not available in this version; use 1")
-    return written
 
 
 class File(Section):
@@ -258,11 +364,11 @@ class File(Section):
     access: Access = Access()
     data: Annotated[str, Field(min_length=1)] = "./data"
     data_limit: Annotated[Size, Field(gt=0)] | None = None
-    workers: Annotated[int, BeforeValidator(_one_worker), Field(ge=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     store: Store = Store()
     index: Index = Index()
     coordination: Coordination = Coordination()
-    cluster: Annotated[None, _later("a cluster is", "leave it out")] = None
+    cluster: Cluster | None = None
     oci_default: str | None = None
     log: Log = Log()
     limits: LimitsSection = Field(default_factory=LimitsSection)

@@ -112,6 +112,42 @@ def public_url(written: str) -> str:
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
 
 
+def object_prefix(written: str) -> str:
+    """What the keys of a bucket begin with, ending in `/`."""
+    text = written.strip("/")
+    if not re.fullmatch(r"[\w.=+-]+(?:/[\w.=+-]+)*", text, re.ASCII) and text:
+        raise ValueError("may hold letters, digits, . _ - = + and slashes between them")
+    return f"{text}/" if text else ""
+
+
+def dsn(written: object) -> object:
+    """The address of a database: plain where it holds no password, else a secret."""
+    if not isinstance(written, str):
+        return None if written is None else secret(written)
+    parts = _split(written)
+    if parts.password is not None or "password=" in parts.query:
+        raise ValueError(
+            "holds a password; write the whole address as {env: NAME} or {file: PATH}, or leave the password out"
+        )
+    return written
+
+
+def judge_dsn(text: str, schemes: tuple[str, ...]) -> None:
+    """An address that was looked up: one of these schemes, and a host or a socket."""
+    parts = _split(text)
+    if parts.scheme not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a valid address") from None
+    return parts
+
+
 def proxy_url(written: str) -> str:
     parts = _url(
         written, secrets="is written into the address; write the whole address as {env: NAME} or {file: PATH}"

@@ -62,6 +62,7 @@ class LocalCoordinator:
         self._poll = poll
         self._poll_max = poll_max
         self._turns: dict[str, _Turn] = {}
+        self.shared = False
 
     async def start(self) -> None:
         """Make the folder and remove the files that dead holders left."""

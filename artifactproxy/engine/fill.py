@@ -57,6 +57,7 @@ from artifactproxy.model import (
     UpstreamHead,
 )
 from artifactproxy.ports import (
+    Holder,
     Lease,
     Outcome,
 )
@@ -146,7 +147,7 @@ class Fill:
 
     async def run(self) -> None:
         started = time.monotonic()
-        lease: Lease | None = None
+        lease: Lease | Holder | None = None
         try:
             lease = await self._tools.coordinator.acquire(
                 lease_name(self.route.key), wait=self._tools.limits.lease_wait
@@ -173,7 +174,7 @@ class Fill:
             self._close_if_over()
             if not self.ended.done():
                 self.ended.set_result(False)
-            if lease is not None:
+            if lease is not None and not isinstance(lease, Holder):
                 await lease.release()
             self._report(time.monotonic() - started)
 

@@ -16,7 +16,7 @@ from artifactproxy import failpoints
 from artifactproxy.engine.spool import READ_BYTES
 from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import BlobRef
-from artifactproxy.ports import BlobStore, LocalFile, RemoteUrl
+from artifactproxy.ports import BlobStore, LocalFile
 
 UNREADABLE = frozenset(
     {errno.EIO, errno.EBADMSG, errno.EUCLEAN} if hasattr(errno, "EUCLEAN") else {errno.EIO}
@@ -34,7 +34,7 @@ class Recheck:
         self._good: set[str] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def locate(self, ref: BlobRef) -> LocalFile | RemoteUrl | None:
+    async def locate(self, ref: BlobRef) -> LocalFile | None:
         """As the store does. Raises `BlobMissing` too after setting aside a blob whose bytes are lost or
         not its name."""
         if not self._active or ref.sha256 in self._good:

@@ -29,11 +29,10 @@ from artifactproxy.ports import (
     LocalFile,
     MetadataIndex,
     Observer,
-    RemoteUrl,
     Upstream,
 )
 
-Locate = Callable[[BlobRef], Awaitable[LocalFile | RemoteUrl | None]]
+Locate = Callable[[BlobRef], Awaitable[LocalFile | None]]
 """How the engine opens what is held: `BlobStore.locate`, with the check of first use."""
 
 

@@ -1,4 +1,4 @@
-"""MetadataIndex and Ledger on one SQLite file (WAL, synchronous=FULL).
+"""MetadataIndex, Ledger and Intents on one SQLite file (WAL, synchronous=FULL).
 
 Reads of requests are done on the event loop through one connection: 20 microseconds against the
 detour of a thread. Writes go through `writer.py`; long reads of the janitor have a thread and a
@@ -29,7 +29,7 @@ from artifactproxy.indexes.migrate import migrate, steps
 from artifactproxy.indexes.rows import after, entry_of, found_of, key_row
 from artifactproxy.indexes.writer import Work, Writer
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
-from artifactproxy.ports import Clock, Totals, Use
+from artifactproxy.ports import Clock, Intent, Totals, Use
 
 _T = TypeVar("_T")
 ADVICE = ": stop the program and run `artifactproxy fsck --repair`"
@@ -129,6 +129,12 @@ class SqliteIndex:
             if len(self._recent) > self._recent_limit:
                 self._recent.popitem(last=False)
         return found
+
+    def suspect(self, keys: Iterable[ArtifactKey]) -> None:
+        if named := list(keys):
+            self._drop(named)
+        else:
+            self._recent.clear()
 
     async def generation(self) -> int:
         while self._given >= self._reserved:
@@ -234,6 +240,9 @@ class SqliteIndex:
             await self._writer.run(lambda db: db.execute(sql.SURPASS, (generation,)).rowcount)
             self._given = self._reserved = 0  # what was reserved may be below it
 
+    async def turn(self, name: str, every: float) -> bool:
+        return await self._writer.run(partial(writes.take_turn, name=name, every=every, now=self._clock()))
+
     async def expire(self, now: float) -> int:
         dropped = 0
         for work in (
@@ -251,6 +260,18 @@ class SqliteIndex:
 
     async def totals(self) -> Totals:
         return await self._long(totals)
+
+    # --- uploads under way ------------------------------------------------------------------
+
+    async def intend(self, intent: Intent) -> None:
+        await self._writer.run(partial(writes.write_intent, intent=intent))
+
+    async def fulfil(self, ids: Sequence[str]) -> None:
+        for chunk in _chunks(ids):
+            await self._writer.run(partial(writes.drop_intents, ids=chunk))
+
+    async def intents(self, before: float, limit: int) -> list[Intent]:
+        return [Intent(*row) for row in await self._long_read(sql.INTENTS, (before, limit))]
 
     # --- connections ------------------------------------------------------------------------
 

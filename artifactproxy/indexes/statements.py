@@ -223,6 +223,22 @@ BEYOND_ROWS = (
     " WHERE name = 'generation'"
 )
 
+# --- turns and uploads under way ------------------------------------------------------------
+
+TAKE_TURN = (
+    "INSERT INTO turns (name, taken_at) VALUES (?1, ?2) ON CONFLICT (name)"
+    " DO UPDATE SET taken_at = excluded.taken_at"
+    " WHERE turns.taken_at <= ?3 OR turns.taken_at > excluded.taken_at RETURNING name"
+)
+INTEND = (
+    "INSERT INTO intents (id, sha256, upload, owner, started) VALUES (?1, ?2, ?3, ?4, ?5)"
+    " ON CONFLICT (id) DO UPDATE SET upload = excluded.upload"
+)
+FULFIL = "DELETE FROM intents WHERE id = ?1"
+INTENTS = (
+    "SELECT id, sha256, upload, owner, started FROM intents WHERE started < ?1 ORDER BY started LIMIT ?2"
+)
+
 # --- life -----------------------------------------------------------------------------------
 
 ADD_LOCAL = "INSERT INTO locals (repo) VALUES (?1) ON CONFLICT (repo) DO NOTHING"

@@ -10,7 +10,7 @@ from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes.faults import UNFIT
 from artifactproxy.indexes.rows import entry_row, key_row, promise_of, promise_row
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Kind, Promise
-from artifactproxy.ports import Use
+from artifactproxy.ports import Intent, Use
 from artifactproxy.rules.promises import merged
 
 _INDEX = Kind.INDEX.value
@@ -143,3 +143,16 @@ def expire_bodies(db: sqlite3.Connection, before: float, now: float, limit: int)
 
 def expire_uses(db: sqlite3.Connection, before: float, limit: int) -> int:
     return db.execute(sql.EXPIRE_USES, (before, limit)).rowcount
+
+
+def take_turn(db: sqlite3.Connection, name: str, every: float, now: float) -> bool:
+    """A turn dated ahead (the clock was set back since) is nobody's."""
+    return db.execute(sql.TAKE_TURN, (name, now, now - every)).fetchone() is not None
+
+
+def write_intent(db: sqlite3.Connection, intent: Intent) -> None:
+    db.execute(sql.INTEND, (intent.id, intent.sha256, intent.upload, intent.owner, intent.started))
+
+
+def drop_intents(db: sqlite3.Connection, ids: Iterable[str]) -> None:
+    db.executemany(sql.FULFIL, [(id_,) for id_ in ids])

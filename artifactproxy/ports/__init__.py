@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from artifactproxy.errors import Fault
 from artifactproxy.model import (
     ArtifactKey,
     BlobRef,
@@ -48,11 +49,36 @@ class LocalFile:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteUrl:
-    """A pre-authorised address a client may be sent to."""
+class Growing(Protocol):
+    """A body that is still being written to a local file, as its uploader sees it. `written` bytes may
+    be read, verified or not; `length` is None where upstream announced none."""
 
-    url: str
+    @property
+    def length(self) -> int | None: ...
+
+    @property
+    def written(self) -> int: ...
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why no more will come; what came may be wrong."""
+
+    def peek(self, start: int, stop: int) -> bytes:
+        """What is written of that span; raises OSError."""
+
+    async def changed(self) -> None:
+        """Return when more is written, the whole is verified, or it failed."""
+
+
+class Intake(Protocol):
+    """A put that began before its body was whole. Nothing is visible until `finish` returned, and one
+    of the two is always called."""
+
+    async def finish(self, ref: BlobRef, path: Path) -> None:
+        """The body is verified: from here on like `BlobStore.put` of the file at `path`."""
+
+    async def abandon(self) -> None:
+        """Forget it; what was sent already goes. Never raises."""
 
 
 class BlobStore(Adapter, Protocol):
@@ -65,13 +91,19 @@ class BlobStore(Adapter, Protocol):
     and clean. B5 any span, including of the empty blob. B6 size is a number, or None for *known*
     absence; "cannot tell" raises `StoreUnavailable`. B7 delete is idempotent; running readers
     finish or raise, never see other bytes. B8 scan is complete for blobs older than its start,
-    tolerates concurrent puts, skips leftovers. B9 locate is optional help and may always be None;
-    absence raises `BlobMissing`; a `LocalFile` is already opened and has the size of the ref, else
-    `BlobMissing` is raised and the damaged blob set aside. B10 only digest-shaped names are
+    tolerates concurrent puts, skips leftovers. B9 locate is optional help and may always be None (then
+    open tells of absence); absence raises `BlobMissing`; a `LocalFile` is already opened and has the
+    size of the ref, else `BlobMissing` is raised and the damaged blob set aside. B10 only digest-shaped
+    names are
     touched. B11 a cancelled or failed put leaves nothing visible and no temp file. B12 a full
     disk raises `StoreFull`, any other failure of the medium `StoreUnavailable`. B13 set_aside takes
     a blob out of reach without destroying it, tells whether this call did, and running readers
-    finish; given the file that was found damaged it leaves another one that was put meanwhile.
+    finish; given the file that was found damaged it leaves another one that was put meanwhile. B14
+    begin is optional help and may be None; an `Intake` keeps B1 to B3, B11 and B12, takes bytes as they
+    are written and holds no more of them than its share of the store's bound; whatever becomes of it,
+    the body's owner never waits for it before `finish`. B15 address is optional help and may always be
+    None; an address is of a blob that is there now, for GET only, and ends by itself. B16 a store that is
+    away (its network, its service, its credentials) raises `StoreAway`, also where it cannot tell.
     """
 
     async def put(self, ref: BlobRef, path: Path) -> None:
@@ -80,9 +112,15 @@ class BlobStore(Adapter, Protocol):
     async def put_bytes(self, ref: BlobRef, body: bytes) -> None:
         """The same for a small body that never had a file."""
 
+    async def begin(self, sha256: str, body: Growing) -> Intake | None:
+        """Take in a body that is promised to hash to `sha256` while it arrives."""
+
     async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]: ...
 
-    async def locate(self, ref: BlobRef) -> LocalFile | RemoteUrl | None: ...
+    async def locate(self, ref: BlobRef) -> LocalFile | None: ...
+
+    async def address(self, ref: BlobRef, *, seconds: float, media_type: str, filename: str) -> str | None:
+        """A URL from which anybody may GET this blob for that long."""
 
     async def size(self, sha256: str) -> int | None: ...
 
@@ -109,10 +147,16 @@ class MetadataIndex(Adapter, Protocol):
     bulk, creates no rows, never moves `last_used` back, and may be lost. I7 keys are exact bytes,
     up to 2 KiB a field, any Unicode. I8 all of it from several tasks at once. I9 generations only
     grow, also over restarts. I10 record of a ref that is doomed makes it wanted again, in the same
-    transaction. I11 a replaced body of an INDEX key is remembered as superseded.
+    transaction. I11 a replaced body of an INDEX key is remembered as superseded. I12 what another
+    process has written is found at most `recheck` seconds (of the adapter) later. I13 while the backend
+    cannot be reached, rows of recent look-ups are still found, marked `uncertain`; what cannot be told
+    raises `IndexUnavailable`.
     """
 
     async def find(self, key: ArtifactKey) -> Found: ...
+
+    def suspect(self, keys: Iterable[ArtifactKey]) -> None:
+        """Somebody says that these changed (no keys: anything): look anew when they are asked for."""
 
     async def generation(self) -> int:
         """A number larger than every one given before; taken before upstream is asked."""
@@ -143,6 +187,32 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """An upload under way: `id` is ours, `upload` the store's (empty until the store gave one), `owner`
+    who runs it, `started` POSIX seconds."""
+
+    id: str
+    sha256: str
+    upload: str
+    owner: str
+    started: float
+
+
+class Intents(Protocol):
+    """What uploads are open, remembered apart from the store: not every store can list them.
+
+    T1 durable when `intend` returns; the same id again replaces it. T2 `fulfil` is idempotent. T3
+    `intents` lists those started before a moment, oldest first. Raises `IndexUnavailable`.
+    """
+
+    async def intend(self, intent: Intent) -> None: ...
+
+    async def fulfil(self, ids: Sequence[str]) -> None: ...
+
+    async def intents(self, before: float, limit: int) -> list[Intent]: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     blobs: int = 0
     bytes: int = 0
@@ -165,7 +235,8 @@ class Ledger(Protocol):
     L7 unlearn drops the promises made for a package or all of a repository; for a path only that
     of first sight, since what an index said of it still stands. L8 named lists the blobs that rows
     or superseded bodies name, in order of their sha256; naming the rows that name one. L9 expire
-    dates a use that lies more than a day ahead (the clock was set back since) to now.
+    dates a use that lies more than a day ahead (the clock was set back since) to now. L10 of all who ask
+    for a `turn` of one name, in any process, at most one is told True within `every` seconds.
     """
 
     async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
@@ -200,6 +271,9 @@ class Ledger(Protocol):
 
     async def surpass(self, generation: int) -> None: ...
 
+    async def turn(self, name: str, every: float) -> bool:
+        """Whether work that is due once in `every` seconds falls to the caller now."""
+
     async def expire(self, now: float) -> int:
         """Drop absences, superseded bodies and ledger hours that are past keeping."""
 
@@ -210,20 +284,47 @@ class Ledger(Protocol):
 
 
 class Lease(Protocol):
-    """Held while an async context is open."""
+    """Held until it is released or its holder dies."""
 
     async def release(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Somebody else has the lease, and answers for the key at `address` (`http://host:port`,
+    `https://...`, or `unix:/path`)."""
+
+    address: str
 
 
 class Coordinator(Adapter, Protocol):
     """Who fills. Advisory: losing it costs one duplicate download, never a wrong byte.
 
-    C1 at most one live lease per key. C2 after `wait` seconds the answer is None and the caller
-    goes ahead without. C3 a dead holder's lease ends by itself. C4 only the owner releases.
-    C5 a lease lasts as long as it is held. C6 keys are independent. C7 backend broken: None.
+    C1 at most one live lease per key. C2 while another process holds the lease and has an address, the
+    answer is that `Holder`, at once; without an address, or within this process, it is waited for, and
+    None after `wait` seconds: the caller goes ahead without. C3 a dead holder's lease ends by itself.
+    C4 only the owner releases. C5 a lease lasts as long as it is held, and `release` never raises. C6
+    keys are independent. C7 backend broken or slow: None, within its budget. C8 `shared` tells whether
+    other processes take part: then what was looked up before the lease may be old.
     """
 
-    async def acquire(self, key: str, *, wait: float) -> Lease | None: ...
+    @property
+    def shared(self) -> bool: ...
+
+    async def acquire(self, key: str, *, wait: float) -> Lease | Holder | None: ...
+
+
+class Bulletin(Protocol):
+    """What all processes of a cluster should hear soon. Best effort: nothing is right only because of it.
+
+    M1 `tell` never raises, never blocks, and does not come back to its teller. M2 who listens hears
+    what others tell on a topic, in any order; a listener that raises harms nobody. M3 with `seconds` a
+    message also reaches those that begin to listen (or are reached again) within that time.
+    """
+
+    def tell(self, topic: str, message: str, *, seconds: float = 0.0) -> None: ...
+
+    def listen(self, topic: str, hear: Callable[[str], None]) -> None: ...
 
 
 # --- upstream -------------------------------------------------------------------------------
@@ -236,7 +337,8 @@ class UpstreamRequest:
 
     `remote` is the repository whose credentials, egress and address rules apply. `max_bytes`
     bounds the body. `body` is for relayed POSTs. `on_leave` is called when the wait for a place is
-    over and the request is about to leave.
+    over and the request is about to leave. With `peer` the request goes to the process at that address,
+    which is filling `key` from this very URL, instead of upstream.
     """
 
     remote: str
@@ -245,6 +347,8 @@ class UpstreamRequest:
     headers: tuple[Header, ...] = ()
     max_bytes: int | None = None
     body: bytes | None = None
+    peer: str = ""
+    key: ArtifactKey | None = None
     on_leave: Callable[[], None] | None = field(default=None, compare=False)
 
 
@@ -270,7 +374,9 @@ class Upstream(Adapter, Protocol):
     upstream that failed repeatedly, or asked us to wait, is not contacted until then: the
     same fault is raised at once with `retry_after`. U9 no retry here: that is the engine's. U10 a
     request that waits for a place has not left: `on_leave` was not called, and cancelling it then
-    sends nothing.
+    sends nothing. U11 of a peer the head is the one upstream gave it (or what became of it), `url` too;
+    its body is what it holds so far and what comes; nothing but the path of our own cluster is
+    contacted, and a fault of a peer never counts against the upstream.
     """
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]: ...

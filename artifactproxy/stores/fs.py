@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
-from artifactproxy.ports import Clock, LocalFile
+from artifactproxy.ports import Clock, Growing, LocalFile
 from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.medium import Commit, Medium, store_fault
 
@@ -106,6 +106,9 @@ class FsStore:
     async def put_bytes(self, ref: BlobRef, body: bytes) -> None:
         await self._settle(partial(self._medium.take_bytes, ref, body))
 
+    async def begin(self, sha256: str, body: Growing) -> None:
+        """A file that is renamed at the end needs nothing before."""
+
     async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
         """Remove a blob that was last put at least `older_than` seconds ago, else leave it.
 
@@ -142,6 +145,9 @@ class FsStore:
         # Enter the generator, so that its file is closed even if nobody reads a byte of it.
         await anext(chunks)
         return chunks
+
+    async def address(self, ref: BlobRef, *, seconds: float, media_type: str, filename: str) -> None:
+        """Files of this machine have no address of their own."""
 
     async def size(self, sha256: str) -> int | None:
         try:
