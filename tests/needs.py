@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -17,27 +18,48 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 PACKAGES = {
     "apt-get": "apt",
+    "buildah": "buildah",
     "cargo": "cargo",
+    "ceph": "ceph-common",
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
     "curl": "curl",
     "faketime": "faketime",
     "gem": "ruby",
     "go": "golang-go",
+    "minio": "golang-go",  # which builds it: tests/servers/minio.py
+    "monmaptool": "ceph-base",
     "mvn": "maven",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "pgbouncer": "pgbouncer",
+    "postgres": "postgresql",
+    "radosgw": "radosgw",
+    "radosgw-admin": "ceph-common",
+    "redis-server": "redis-server",
     "skopeo": "skopeo",
     "strace": "strace",
     "wrk": "wrk",
 }
-# Servers live outside an ordinary user's PATH on Debian.
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def cache() -> Path:
+    """Where programs are kept that no package of the system has."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "artifactproxy-e2e"
+
+
+def _path() -> str:
+    """Servers live outside an ordinary user's PATH on Debian."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin"), key=lambda p: -int(p.parent.name))
+    folders = (*map(str, versions), "/usr/sbin", "/sbin", str(cache() / "minio"))
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), *folders))
 
 
 def find(tool: str) -> str | None:
     """The full path of a tool, or None."""
-    return shutil.which(tool, path=_PATH)
+    return shutil.which(tool, path=_path())
 
 
 def missing(*tools: str) -> str:
