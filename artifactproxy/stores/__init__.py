@@ -13,5 +13,11 @@ def _fs() -> type[BlobStore]:
     return FsStore
 
 
-KINDS: dict[str, Callable[[], type[BlobStore]]] = {"fs": _fs}
+def _s3() -> type[BlobStore]:
+    from artifactproxy.stores.s3.store import S3Store
+
+    return S3Store
+
+
+KINDS: dict[str, Callable[[], type[BlobStore]]] = {"fs": _fs, "s3": _s3}
 """Kind to the loader of its class, so that the drivers of unused kinds are never imported."""

@@ -57,7 +57,7 @@ class FsStore:
         Raises `StoreUnavailable` with a sentence for whoever starts the program.
         """
         try:
-            await self._run("prepare its directory", self._medium.prepare)
+            await self.run("prepare its directory", self._medium.prepare)
         except StoreUnavailable as fault:
             raise type(fault)(f"{self._root} cannot hold blobs: {fault.detail}") from fault
         self.swept = await self.sweep()
@@ -65,7 +65,7 @@ class FsStore:
     async def check(self) -> None:
         """Writable now? After a failed fsync only a write that reaches the medium heals."""
         sync = bool(self._medium.sick)
-        await self._run("write a probe", partial(self._medium.probe, sync=sync))
+        await self.run("write a probe", partial(self._medium.probe, sync=sync))
 
     async def close(self) -> None:
         """Running commits end first."""
@@ -78,7 +78,7 @@ class FsStore:
 
     async def sweep(self) -> int:
         """Remove temporary files of dead processes; returns how many. Other names stay."""
-        return await self._run("sweep", self._medium.sweep)
+        return await self.run("sweep", self._medium.sweep)
 
     def free(self) -> tuple[int, int]:
         """Total and free bytes of the disk, free meaning free for this user."""
@@ -115,17 +115,17 @@ class FsStore:
         The age is judged under the lock that put takes, so a collector that passes its grace can
         never remove what somebody has just put again.
         """
-        await self._run("delete a blob", partial(self._medium.delete, sha256, older_than))
+        await self.run("delete a blob", partial(self._medium.delete, sha256, older_than))
 
     async def set_aside(self, ref: BlobRef, opened: LocalFile | None = None) -> bool:
         """Move a blob to quarantine; with `opened` only while that file still is the blob."""
         fd = None if opened is None else opened.fd
-        return await self._run("set a blob aside", partial(self._medium.set_aside, ref.sha256, fd))
+        return await self.run("set a blob aside", partial(self._medium.set_aside, ref.sha256, fd))
 
     async def _settle(self, work: Callable[[Commit], None]) -> None:
         """Run a commit. A cancelled caller waits for its end, so that nothing outlives it."""
         commit = Commit()
-        running = asyncio.wrap_future(self._submit(partial(work, commit)))
+        running = asyncio.wrap_future(self.submit(partial(work, commit)))
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -141,7 +141,11 @@ class FsStore:
         return LocalFile(await self._open(ref), ref.size)
 
     async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]:
-        chunks = self._chunks(await self._open(ref), span)
+        return await self.reading(LocalFile(await self._open(ref), ref.size), span)
+
+    async def reading(self, located: LocalFile, span: Span) -> AsyncIterator[bytes]:
+        """The chunks of an opened blob; takes its descriptor over."""
+        chunks = self._chunks(located.fd, span)
         # Enter the generator, so that its file is closed even if nobody reads a byte of it.
         await anext(chunks)
         return chunks
@@ -162,9 +166,22 @@ class FsStore:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     async def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
-        for shard in await self._run("list blobs", self._medium.shards):
-            for found in await self._run("list blobs", partial(self._medium.scan_shard, shard)):
+        for shard in await self.run("list blobs", self._medium.shards):
+            for found in await self.run("list blobs", partial(self._medium.scan_shard, shard)):
                 yield found
+
+    async def uses(self) -> AsyncIterator[list[tuple[str, int, int]]]:
+        """Every blob in portions: its name, its size and when it was last used (atime, ns)."""
+        for shard in await self.run("list blobs", self._medium.shards):
+            yield await self.run("list blobs", partial(self._medium.uses, shard))
+
+    async def evict(self, sha256: str, used: int) -> int:
+        """Remove a blob that was not used since it was listed; returns the bytes that this freed."""
+        return await self.run("evict a blob", partial(self._medium.evict, sha256, used))
+
+    async def tidy(self) -> int:
+        """Nothing to finish: `sweep` removes what dead processes left, and the living clean up."""
+        return 0
 
     async def _open(self, ref: BlobRef) -> int:
         try:
@@ -182,7 +199,7 @@ class FsStore:
             if found.st_size == ref.size and stat.S_ISREG(found.st_mode):
                 return fd
             os.close(fd)
-        expelled = await self._run("set a blob aside", partial(self._medium.expel, ref))
+        expelled = await self.run("set a blob aside", partial(self._medium.expel, ref))
         raise BlobMissing(ref.sha256, damaged=expelled)
 
     async def _chunks(self, fd: int, span: Span) -> AsyncGenerator[bytes, None]:
@@ -191,7 +208,7 @@ class FsStore:
             yield b""  # taken by `open`
             at = span.start
             while at < span.stop:
-                reading = self._submit(partial(os.pread, fd, min(_CHUNK, span.stop - at), at))
+                reading = self.submit(partial(os.pread, fd, min(_CHUNK, span.stop - at), at))
                 try:
                     chunk = await asyncio.wrap_future(reading)
                 except OSError as error:
@@ -214,13 +231,15 @@ class FsStore:
 
     # --- the pool ---------------------------------------------------------------------------
 
-    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+        """For this room: whatever waits for the medium shares this store's threads."""
         if self._closed:
             raise StoreUnavailable("the blob store is closed")
         return self._pool.submit(work)
 
-    async def _run(self, doing: str, work: Callable[[], _T]) -> _T:
+    async def run(self, doing: str, work: Callable[[], _T]) -> _T:
+        """The same, with failures of the medium as faults: the store could not `doing`."""
         try:
-            return await asyncio.wrap_future(self._submit(work))
+            return await asyncio.wrap_future(self.submit(work))
         except OSError as error:
             raise store_fault(error, doing) from error

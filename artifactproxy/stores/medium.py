@@ -230,6 +230,16 @@ class Medium:
             elif older_than <= 0 or not -_AHEAD < self._clock() - found.st_mtime < older_than:
                 target.unlink()
 
+    def evict(self, sha256: str, used: int) -> int:
+        """Remove a blob whose last use (atime, ns) is still this one; returns the bytes freed."""
+        target = self.root / blob_path(sha256)
+        with self._shard(target.parent), suppress(FileNotFoundError):
+            found = target.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_atime_ns == used:
+                target.unlink()
+                return found.st_size
+        return 0
+
     def _set_aside(self, target: Path) -> None:
         aside = self.quarantine / f"{target.name}.{time.time_ns()}"
         try:
@@ -267,8 +277,17 @@ class Medium:
         return sorted(path.name for path in self.blobs.iterdir() if _SHARD.fullmatch(path.name))
 
     def scan_shard(self, shard: str) -> list[tuple[BlobRef, float]]:
-        found = []
         now = self._clock()
+        return [
+            (BlobRef(name, about.st_size), max(0.0, now - about.st_mtime))
+            for name, about in self._files_of(shard)
+        ]
+
+    def uses(self, shard: str) -> list[tuple[str, int, int]]:
+        """Name, size and last use (atime, ns) of the blobs in a directory."""
+        return [(name, about.st_size, about.st_atime_ns) for name, about in self._files_of(shard)]
+
+    def _files_of(self, shard: str) -> Iterator[tuple[str, os.stat_result]]:
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.blobs / shard) as entries:
             for entry in entries:
                 if not _SHA256.fullmatch(entry.name) or not entry.name.startswith(shard):
@@ -276,9 +295,7 @@ class Medium:
                 with suppress(FileNotFoundError):
                     about = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(about.st_mode):
-                        age = max(0.0, now - about.st_mtime)
-                        found.append((BlobRef(entry.name, about.st_size), age))
-        return found
+                        yield entry.name, about
 
     def pinned(self) -> bool:
         """Whether somebody holds `pin` on these blobs."""

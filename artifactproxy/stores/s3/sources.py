@@ -1,0 +1,130 @@
+"""Where the bytes of an upload come from: any span of them, as often as a retry wants it.
+
+Nothing is read ahead and nothing is kept: a slice lives from its read to its write to the socket. A
+body that is shorter than it was is an error, never an end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from base64 import b64encode
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from artifactproxy.errors import StoreUnavailable
+from artifactproxy.ports import Growing
+
+SLICE = 256 * 1024
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class SourceFailed(Exception):
+    """The body cannot be read, or is not as long as it was."""
+
+
+class Source(Protocol):
+    def read(self, start: int, stop: int) -> bytes:
+        """All of that span. Raises `SourceFailed`."""
+
+    def expect(self, start: int, stop: int) -> None:
+        """That span is read next."""
+
+
+class FileSource:
+    """A complete file; `close` it. Raises `SourceFailed` if it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, _OPEN)
+            self.size = os.fstat(self._fd).st_size
+        except OSError as error:
+            raise SourceFailed from error
+
+    def read(self, start: int, stop: int) -> bytes:
+        try:
+            found = os.pread(self._fd, stop - start, start)
+        except OSError as error:
+            raise SourceFailed from error
+        if len(found) == stop - start:
+            return found
+        if not found:
+            raise SourceFailed
+        return found + self.read(start + len(found), stop)
+
+    def expect(self, start: int, stop: int) -> None:
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class GrowingSource:
+    """What is written so far of a body that still arrives."""
+
+    def __init__(self, body: Growing) -> None:
+        self._body = body
+
+    def read(self, start: int, stop: int) -> bytes:
+        try:
+            found = self._body.peek(start, stop)
+        except OSError as error:
+            raise SourceFailed from error
+        if len(found) != stop - start:
+            raise SourceFailed
+        return found
+
+    def expect(self, start: int, stop: int) -> None:
+        """It was written a moment ago."""
+
+
+class BytesSource:
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+        self.size = len(body)
+
+    def read(self, start: int, stop: int) -> bytes:
+        return bytes(self._body[start:stop])
+
+    def expect(self, start: int, stop: int) -> None:
+        """It is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Checksums of a span, for stores that demand them; "" where nobody asked."""
+
+    sha256: str = ""
+    crc32: str = ""
+
+
+def measure(source: Source, start: int, stop: int, *, sha256: bool, crc32: bool) -> Marks:
+    """Read the span once before it is sent. Raises `SourceFailed`."""
+    digest, sum_ = hashlib.sha256(), 0
+    for at in range(start, stop, SLICE):
+        piece = source.read(at, min(at + SLICE, stop))
+        if sha256:
+            digest.update(piece)
+        if crc32:
+            sum_ = zlib.crc32(piece, sum_)
+    return Marks(
+        sha256=digest.hexdigest() if sha256 else "",
+        crc32=b64encode(sum_.to_bytes(4, "big")).decode() if crc32 else "",
+    )
+
+
+def unreadable(error: SourceFailed) -> StoreUnavailable:
+    """The fault of a body that cannot be read any more."""
+    fault = StoreUnavailable("a body could not be read while it was stored")
+    fault.__cause__ = error
+    return fault
+
+
+def remove(path: Path) -> None:
+    """A disk that fails here has already been reported."""
+    with suppress(OSError):
+        path.unlink()
