@@ -18,5 +18,11 @@ def _sqlite() -> type[Index]:
     return SqliteIndex
 
 
-KINDS: dict[str, Callable[[], type[Index]]] = {"sqlite": _sqlite}
+def _postgres() -> type[Index]:
+    from artifactproxy.indexes.postgres.index import PostgresIndex
+
+    return PostgresIndex
+
+
+KINDS: dict[str, Callable[[], type[Index]]] = {"postgres": _postgres, "sqlite": _sqlite}
 """Kind to the loader of its class, so that the drivers of unused kinds are never imported."""

@@ -71,15 +71,15 @@ class SqliteCensus:
 
     async def entries(self) -> AsyncIterator[list[Held | BadRow]]:
         async for rows in self._pages(sql.HELD_AFTER):
-            yield [_held(row) for row in rows]
+            yield [held_row(row) for row in rows]
 
     async def promises(self) -> AsyncIterator[list[Promise | BadRow]]:
         async for rows in self._pages(sql.PROMISES_AFTER):
-            yield [_promise(row) for row in rows]
+            yield [promise_or_bad(row) for row in rows]
 
     async def blobs(self) -> AsyncIterator[list[BlobRow]]:
         async for rows in self._pages(sql.BLOBS_AFTER):
-            yield [_blob(row) for row in rows]
+            yield [blob_row(row) for row in rows]
 
     async def old_bodies(self) -> AsyncIterator[list[OldBody]]:
         async for rows in self._pages(sql.OLD_AFTER):
@@ -95,16 +95,16 @@ class SqliteCensus:
 
     async def row(self, key: ArtifactKey) -> Held | BadRow | None:
         rows = await self._rows(sql.HELD_OF_KEY, key_row(key))
-        return _held(rows[0]) if rows else None
+        return held_row(rows[0]) if rows else None
 
     async def promise(self, key: ArtifactKey) -> Promise | BadRow | None:
         rows = await self._rows(sql.PROMISE_OF_KEY, key_row(key))
-        return _promise(rows[0]) if rows else None
+        return promise_or_bad(rows[0]) if rows else None
 
     async def blob(self, sha256: str) -> BlobRow | None:
         rows = await self._rows(sql.BLOB_OF_NAME, (sha256,))
         if rows:
-            return _blob(rows[0])
+            return blob_row(rows[0])
         named = await self._rows(sql.IS_NAMED, (sha256,))
         return BlobRow(BlobRef(sha256, 0), 0.0, None, named=True) if named else None
 
@@ -166,7 +166,8 @@ def _damage(db: sqlite3.Connection) -> list[str]:
     return found + [f"the table {name} is missing" for name in sorted(missing)]
 
 
-def _held(row: Sequence[Any]) -> Held | BadRow:
+def held_row(row: Sequence[Any]) -> Held | BadRow:
+    """A row of HELD, its key before its last column; shared by both engines."""
     blob, key = row[_ENTRY + _PROMISE : _ENTRY + _PROMISE + 4], ArtifactKey(*row[-4:-1])
     try:
         entry: CacheEntry = entry_of(key, row[:_ENTRY])
@@ -180,7 +181,7 @@ def _held(row: Sequence[Any]) -> Held | BadRow:
     return Held(entry, promise, known)
 
 
-def _promise(row: Sequence[Any]) -> Promise | BadRow:
+def promise_or_bad(row: Sequence[Any]) -> Promise | BadRow:
     key = ArtifactKey(*row[-4:-1])
     try:
         return promise_of(key, row[:_PROMISE])
@@ -192,5 +193,5 @@ def _named(key: ArtifactKey) -> str:
     return f"{key.repo}/{key.path}" + (f" ({key.variant})" if key.variant else "")
 
 
-def _blob(row: Sequence[Any]) -> BlobRow:
+def blob_row(row: Sequence[Any]) -> BlobRow:
     return BlobRow(BlobRef(row[0], row[1]), row[2], row[3], named=bool(row[4]))

@@ -23,9 +23,9 @@ class Step:
     sql: str
 
 
-def steps() -> list[Step]:
-    """Every step this program knows, in order."""
-    folder = files("artifactproxy.indexes") / "sql"
+def steps(package: str = "artifactproxy.indexes") -> list[Step]:
+    """Every step this program knows of a package's `sql/`, in order."""
+    folder = files(package) / "sql"
     return sorted(
         (
             Step(int(match[1]), match[0], file.read_text(encoding="utf-8"))

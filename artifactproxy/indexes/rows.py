@@ -82,3 +82,9 @@ def after(prefix: str) -> str | None:
         return None
     last = ord(stem[-1]) + 1
     return stem[:-1] + chr(0xE000 if last == 0xD800 else last)
+
+
+def package_bounds(purl: str) -> tuple[str, ...]:
+    """A package URL and the bounds of its versions: a version follows "@", qualifiers "?" and a
+    subpath "#"; "?" and "@" are neighbours."""
+    return purl, purl + "?", purl + "A", purl + "#", purl + "$"

@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes import writes
 from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
 from artifactproxy.indexes.migrate import migrate, steps
-from artifactproxy.indexes.rows import after, entry_of, found_of, key_row
+from artifactproxy.indexes.rows import after, entry_of, found_of, key_row, package_bounds
 from artifactproxy.indexes.writer import Work, Writer
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
 from artifactproxy.ports import Clock, Intent, Totals, Use
@@ -90,6 +90,23 @@ class SqliteIndex:
         self._reads = self._connect(wait=0.25)
         self._long_reads = self._connect(wait=self._busy_timeout)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="index-reader")
+
+    def claim(self) -> bool:
+        """For a supervisor, whose workers are no owners: migrate, mark as in use, and tell whether the
+        last stop was clean. Raises as `start`."""
+        try:
+            self._prepare().close()
+        except (sqlite3.Error, OSError) as error:
+            raise self._refusal(error) from error
+        return self.was_clean
+
+    def disclaim(self) -> None:
+        """The other end of `claim`, when all workers have ended well. Raises `IndexUnavailable`."""
+        try:
+            with closing(self._connect(wait=self._busy_timeout)) as connection:
+                _mark_clean(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise self._refusal(error) from error
 
     async def check(self) -> None:
         """After a failure only a write that reaches the medium heals."""
@@ -177,7 +194,7 @@ class SqliteIndex:
         if path:
             rows = await self._long_read(sql.ENTRIES_OF_PATH, (repo, limit, path))
         elif purl:
-            rows = await self._long_read(sql.ENTRIES_OF_PACKAGE, (repo, limit, *_package(purl)))
+            rows = await self._long_read(sql.ENTRIES_OF_PACKAGE, (repo, limit, *package_bounds(purl)))
         else:
             rows = await self._long_read(sql.ENTRIES_BELOW, (repo, limit, prefix, after(prefix)))
         return [entry_of(ArtifactKey(*row[-3:]), row) for row in rows]
@@ -199,7 +216,7 @@ class SqliteIndex:
         elif path:
             statement, parameters = sql.UNLEARN_PATH, (repo, path, FIRST_SIGHT)
         elif purl:
-            statement, parameters = sql.UNLEARN_PACKAGE, (repo, *_package(purl))
+            statement, parameters = sql.UNLEARN_PACKAGE, (repo, *package_bounds(purl))
         else:
             statement, parameters = sql.UNLEARN_REPO, (repo,)
         return await self._writer.run(
@@ -390,12 +407,6 @@ def _check_pages(connection: sqlite3.Connection) -> None:
         damage = sqlite3.DatabaseError(verdict)
         damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise damage
-
-
-def _package(purl: str) -> tuple[str, ...]:
-    """A package URL and the bounds of its versions: a version follows "@", qualifiers "?" and a
-    subpath "#"; "?" and "@" are neighbours."""
-    return purl, purl + "?", purl + "A", purl + "#", purl + "$"
 
 
 def _mark_clean(db: sqlite3.Connection) -> None:

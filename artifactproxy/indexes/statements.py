@@ -232,7 +232,8 @@ TAKE_TURN = (
 )
 INTEND = (
     "INSERT INTO intents (id, sha256, upload, owner, started) VALUES (?1, ?2, ?3, ?4, ?5)"
-    " ON CONFLICT (id) DO UPDATE SET upload = excluded.upload"
+    " ON CONFLICT (id) DO UPDATE SET sha256 = excluded.sha256, upload = excluded.upload,"
+    " owner = excluded.owner, started = excluded.started"
 )
 FULFIL = "DELETE FROM intents WHERE id = ?1"
 INTENTS = (

@@ -53,7 +53,7 @@ def _write_promise(db: sqlite3.Connection, promise: Promise) -> bool:
     if tuple(known) == promise_row(promise)[3:]:
         return True
     old = None if known[0] is None else promise_of(promise.key, known)
-    if kind == _ARTIFACT and sha256 is not None and _contradicts(promise, old, sha256):
+    if kind == _ARTIFACT and sha256 is not None and contradicts(promise, old, sha256):
         return False
     row = promise_row(merged(old, promise))
     if row[3:] != tuple(known):
@@ -61,7 +61,7 @@ def _write_promise(db: sqlite3.Connection, promise: Promise) -> bool:
     return True
 
 
-def _contradicts(promise: Promise, old: Promise | None, stored_sha256: str) -> bool:
+def contradicts(promise: Promise, old: Promise | None, stored_sha256: str) -> bool:
     new = promise.digest("sha256")
     if new:
         return new.hex != stored_sha256
