@@ -13,5 +13,11 @@ def _local() -> type[Coordinator]:
     return LocalCoordinator
 
 
-KINDS: dict[str, Callable[[], type[Coordinator]]] = {"local": _local}
+def _redis() -> type[Coordinator]:
+    from artifactproxy.coordination.redis import RedisCoordinator
+
+    return RedisCoordinator
+
+
+KINDS: dict[str, Callable[[], type[Coordinator]]] = {"local": _local, "redis": _redis}
 """Kind to the loader of its class, so that the drivers of unused kinds are never imported."""

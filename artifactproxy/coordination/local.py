@@ -1,8 +1,8 @@
 """Coordinator of the processes of one machine: an flock on `<folder>/<sha256 of the key>`.
 
 The kernel drops the lock of a process that dies, however it dies, so nothing expires and nothing
-is renewed. Tasks of one process queue in memory; only processes poll. The content of a lease file
-is free for the address of its holder.
+is renewed. Tasks of one process queue in memory; only processes poll. The first line of a lease
+file is the address of its holder, which may be that of the one before until it is written.
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from artifactproxy.errors import StoreUnavailable
+from artifactproxy.coordination.turns import Turns
+from artifactproxy.errors import ConfigError, StoreUnavailable
+from artifactproxy.ports import Holder
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-@dataclass(slots=True)
-class _Turn:
-    """The queue of one key in this process."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
+_ADDRESS = re.compile(r"(?:https?://|unix:/)[^\x00-\x1f\x7f]+")
+_ADDRESS_BYTES = 2048
 
 
 class LocalLease:
@@ -44,7 +40,7 @@ class LocalLease:
         if fd < 0:
             return
         _give_back(self.path, fd)
-        self._owner.next_turn(self._key)
+        self._owner.turns.give(self._key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,15 +50,30 @@ class LocalLease:
 
 
 class LocalCoordinator:
-    """`poll` is the first pause, in seconds, between looks at another process's lease; it doubles
-    up to `poll_max`."""
+    """`address` is where the other processes reach this one ("": nowhere; then they wait). `shared` says
+    that others use this folder, whether they can be reached or not. Of others only addresses of sockets
+    below `within` count, where that is given. `poll` is the first pause, in seconds, between looks at
+    another process's lease; it doubles up to `poll_max`."""
 
-    def __init__(self, folder: Path, *, poll: float = 0.005, poll_max: float = 0.1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        address: str = "",
+        shared: bool = False,
+        within: Path | None = None,
+        poll: float = 0.005,
+        poll_max: float = 0.1,
+    ) -> None:
+        if address and not _sound(address, None):
+            raise ConfigError(f"not an address that another process could reach: {address!r}")
         self._folder = folder
+        self._address = address
+        self._within = within.absolute() if within is not None else None
         self._poll = poll
         self._poll_max = poll_max
-        self._turns: dict[str, _Turn] = {}
-        self.shared = False
+        self.turns = Turns()
+        self.shared = shared or bool(address)
 
     async def start(self) -> None:
         """Make the folder and remove the files that dead holders left."""
@@ -86,35 +97,19 @@ class LocalCoordinator:
     async def close(self) -> None:
         """Leases end with their holders, the last ones with the process."""
 
-    async def acquire(self, key: str, *, wait: float) -> LocalLease | None:
+    async def acquire(self, key: str, *, wait: float) -> LocalLease | Holder | None:
         deadline = asyncio.get_running_loop().time() + wait
-        turn = self._turns.setdefault(key, _Turn())
-        turn.users += 1
-        first = False
-        lease = None
+        if not await self.turns.take(key, deadline):
+            return None
+        outcome = None
         try:
-            first = await _take_turn(turn.lock, deadline)
-            if first:
-                lease = await self._lock(key, deadline)
+            outcome = await self._lock(key, deadline)
         finally:
-            if lease is None:
-                if first:
-                    turn.lock.release()
-                self._leave(key, turn)
-        return lease
+            if not isinstance(outcome, LocalLease):
+                self.turns.give(key)
+        return outcome
 
-    def next_turn(self, key: str) -> None:
-        """For leases that end."""
-        turn = self._turns[key]
-        turn.lock.release()
-        self._leave(key, turn)
-
-    def _leave(self, key: str, turn: _Turn) -> None:
-        turn.users -= 1
-        if not turn.users:
-            del self._turns[key]
-
-    async def _lock(self, key: str, deadline: float) -> LocalLease | None:
+    async def _lock(self, key: str, deadline: float) -> LocalLease | Holder | None:
         path = self._path(key)
         pause = self._poll
         loop = asyncio.get_running_loop()
@@ -124,12 +119,38 @@ class LocalCoordinator:
             except OSError:
                 return None  # C7: a broken folder costs a duplicate download at most
             if fd is not None:
+                self._sign(fd)
                 return LocalLease(self, key, path, fd)
+            address = self._signed(path)
+            if address:
+                return Holder(address)
             left = deadline - loop.time()
             if left <= 0:
                 return None
             await asyncio.sleep(min(pause, left))
             pause = min(pause * 2, self._poll_max)
+
+    def _sign(self, fd: int) -> None:
+        line = os.fsencode(f"{self._address}\n") if self._address else b""
+        with suppress(OSError):  # a full disk: the others wait instead of following
+            os.pwrite(fd, line, 0)
+            os.ftruncate(fd, len(line))
+
+    def _signed(self, path: Path) -> str:
+        """The holder's address; "" if it has none, or has not written it yet: ours is then a leftover of
+        a process that had our place before."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return ""
+        try:
+            line, end, _ = os.pread(fd, _ADDRESS_BYTES, 0).partition(b"\n")
+        except OSError:
+            return ""
+        finally:
+            os.close(fd)
+        address = os.fsdecode(line)
+        return address if end and address != self._address and _sound(address, self._within) else ""
 
     def _path(self, key: str) -> Path:
         return self._folder / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -141,13 +162,13 @@ class LocalCoordinator:
                 _give_back(path, fd)
 
 
-async def _take_turn(lock: asyncio.Lock, deadline: float) -> bool:
-    try:
-        async with asyncio.timeout_at(deadline):  # one that is past still takes a free lock
-            await lock.acquire()
-    except TimeoutError:
+def _sound(address: str, within: Path | None) -> bool:
+    if not _ADDRESS.fullmatch(address) or len(os.fsencode(address)) >= _ADDRESS_BYTES:
         return False
-    return True
+    if within is None:
+        return True
+    path = Path(address.removeprefix("unix:"))
+    return address.startswith("unix:") and ".." not in path.parts and path.is_relative_to(within)
 
 
 def _try_lock(path: Path) -> int | None:

@@ -18,7 +18,6 @@ class RedisOptions:
     rest: float = 10.0
     lease: float = 10.0
     renew: float = 3.0
-    pool: int = 50
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ async def test_no_file_and_no_memory_is_left_behind(tmp_path: Path) -> None:
             assert lease.path.name == hashlib.sha256(key.encode()).hexdigest()
             assert await coordinator.acquire(key, wait=0.01) is None
     assert list(tmp_path.iterdir()) == []
-    assert coordinator._turns == {}
+    assert not len(coordinator.turns)
 
 
 async def test_start_removes_what_dead_holders_left(tmp_path: Path) -> None:
