@@ -6,17 +6,21 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from artifactproxy import failpoints
 from artifactproxy.coordination.local import LocalCoordinator
 from artifactproxy.indexes.census import SqliteCensus
 from artifactproxy.indexes.sqlite import SqliteIndex
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.stores.survey import FsSurvey
+from tests.contracts.harness_postgres import postgres_indexes
+from tests.contracts.harness_redis import redis_coordinators
+from tests.contracts.harness_s3 import s3_stores
 
 NOW = 1_700_000_000.0
 
@@ -37,6 +41,14 @@ class Time:
         return self.now
 
 
+_ON_DISK = ("tmp.opened", "tmp.full", "tmp.fsynced", "blob.linked", "dir.fsynced")
+
+
+def failing(point: str) -> Callable[[str], None]:
+    """Arms a failpoint, for once."""
+    return lambda errno: failpoints.arm(f"{point}=raise:{errno}@1")
+
+
 @dataclass
 class Stores:
     """One kind of store. `open` gives another instance on the same blobs; `litter` plants objects
@@ -53,6 +65,17 @@ class Stores:
     """The checker's eyes on the same blobs."""
     oddities: Callable[[], dict[str, str]]
     """Plants one of each kind; their names by kind."""
+    misplace: Callable[[str], None]
+    """Moves a blob out of quarantine to a place that is not its own."""
+    breaks: dict[str, Callable[[str], None]] = field(
+        default_factory=lambda: {p: failing(p) for p in _ON_DISK}
+    )
+    """Ways to let the next put fail with that error of the medium (the name of an errno)."""
+    away: Callable[[bool], None] | None = None
+    """Takes the store away, or brings it back; None: it cannot be away."""
+    recalls: bool = True
+    """Whether nothing of a put that was cancelled on its way appears."""
+    counts_temps: bool = True
 
 
 @dataclass
@@ -67,14 +90,21 @@ class Indexes:
     """Everything that a census must leave as it was."""
     harm: Callable[[], None]
     """Damages what is stored."""
+    together: dict[str, Any] = field(default_factory=dict)
+    """What `open` needs where several processes share the index."""
+    recheck: float = 0.0
+    """How old an answer may be, in seconds, when another of them has written."""
+    away: Callable[[], None] | None = None
+    """Makes the backend unreachable until `back`; None: it cannot be."""
+    back: Callable[[], None] = lambda: None
 
 
 @dataclass
 class Coordinators:
-    """`open` gives one more participant; `holder` is a program that takes the key in argv[1],
-    prints `held` and sleeps; `break_backend` makes it unusable."""
+    """`open` gives one more participant, whom the others reach at `address` ("": they cannot); `holder`
+    is a program that takes the key, prints `held` and sleeps; `break_backend` makes it unusable."""
 
-    open: Callable[[], AbstractAsyncContextManager[Any]]
+    open: Callable[..., AbstractAsyncContextManager[Any]]
     holder: Callable[[str], subprocess.Popen[str]]
     break_backend: Callable[[], None]
 
@@ -134,6 +164,12 @@ def fs_stores(root: Path) -> Stores:
                 (root / name).write_text("odd")
         return names
 
+    def misplace(sha256: str) -> None:
+        [kept] = root.rglob(f"{sha256}.*")
+        wrong = root / "blobs/sha256/00"
+        wrong.mkdir(mode=0o700)
+        kept.rename(wrong / sha256)
+
     names = FsStore(root)
     return Stores(
         clock=clock,
@@ -144,6 +180,7 @@ def fs_stores(root: Path) -> Stores:
         leftovers=lambda: sorted(path.name for path in (root / "tmp").iterdir()),
         survey=lambda: FsSurvey(root, clock=clock),
         oddities=oddities,
+        misplace=misplace,
     )
 
 
@@ -179,7 +216,14 @@ def sqlite_indexes(root: Path) -> Indexes:
             file.seek(4096)
             file.write(bytes(3 * 4096))
 
-    return Indexes(clock=clock, open=open_, census=lambda: SqliteCensus(path, page=7), state=state, harm=harm)
+    return Indexes(
+        clock=clock,
+        open=open_,
+        census=lambda: SqliteCensus(path, page=7),
+        state=state,
+        harm=harm,
+        together={"shared": True},
+    )
 
 
 _HOLDER = """
@@ -201,8 +245,8 @@ def local_coordinators(root: Path) -> Coordinators:
     folder = root / "leases"
 
     @asynccontextmanager
-    async def open_() -> AsyncIterator[LocalCoordinator]:
-        coordinator = LocalCoordinator(folder, poll=0.001, poll_max=0.01)
+    async def open_(address: str = "") -> AsyncIterator[LocalCoordinator]:
+        coordinator = LocalCoordinator(folder, address=address, poll=0.001, poll_max=0.01)
         await coordinator.start()
         try:
             yield coordinator
@@ -222,9 +266,14 @@ def local_coordinators(root: Path) -> Coordinators:
     return Coordinators(open=open_, holder=holder, break_backend=break_backend)
 
 
-STORES: dict[str, Callable[[Path], Stores]] = {"fs": fs_stores}
-INDEXES: dict[str, Callable[[Path], Indexes]] = {"sqlite": sqlite_indexes}
-COORDINATORS: dict[str, Callable[[Path], Coordinators]] = {"local": local_coordinators}
+STORES: dict[str, Callable[[Path], Stores]] = {"fs": fs_stores, "s3": s3_stores}
+INDEXES: dict[str, Callable[[Path], Indexes]] = {"sqlite": sqlite_indexes, "postgres": postgres_indexes}
+CAN_BE_AWAY = ("postgres",)
+"""Kinds of index that lie across a network."""
+COORDINATORS: dict[str, Callable[[Path], Coordinators]] = {
+    "local": local_coordinators,
+    "redis": redis_coordinators,
+}
 
 
 def harness_of(harnesses: dict[str, Any], kind: str, root: Path) -> Any:

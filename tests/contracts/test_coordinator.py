@@ -1,4 +1,4 @@
-"""C1 to C7 of `ports.Coordinator`, for every kind."""
+"""C1 to C8 of `ports.Coordinator`, for every kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from artifactproxy import coordination
 from artifactproxy.errors import Fault
+from artifactproxy.ports import Holder
 from tests.contracts.harness import COORDINATORS, Coordinators, harness_of, open_files
 
 KEY = "tools/simple/soup/"
+ADDRESSES = ("http://10.0.0.5:8080", "https://[2001:db8::5]:8443", "unix:/run/worker 3.sock")
 
 
 @pytest.fixture(params=sorted(coordination.KINDS))
@@ -48,6 +50,34 @@ async def test_c1_one_live_lease_per_key(two: tuple[Any, Any]) -> None:
 
     await asyncio.gather(*(work(coordinator) for coordinator in two * 10))
     assert most == 1
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_c2_a_holder_with_an_address_is_named_at_once(box: Coordinators, address: str) -> None:
+    async with box.open(address=address) as one, box.open() as mute, box.open(address="http://me") as other:
+        lease = await one.acquire(KEY, wait=0)
+        async with asyncio.timeout(10):
+            for asking in (mute, other):
+                assert await asking.acquire(KEY, wait=60) == Holder(address)
+                asked = [asking.acquire(KEY, wait=60) for _ in range(5)]
+                assert await asyncio.gather(*asked) == [Holder(address)] * 5
+        await lease.release()
+        following = await other.acquire(KEY, wait=10)
+        assert await one.acquire(KEY, wait=60) == Holder("http://me")
+        await following.release()
+        assert not isinstance(await mute.acquire(KEY, wait=10), Holder | None)
+
+
+async def test_c2_within_a_process_nobody_is_sent_to_that_process(box: Coordinators) -> None:
+    async with box.open(address=ADDRESSES[0]) as one:
+        lease = await one.acquire(KEY, wait=0)
+        assert await one.acquire(KEY, wait=0.05) is None
+        waiting = asyncio.create_task(one.acquire(KEY, wait=10))
+        await asyncio.sleep(0.01)
+        await lease.release()
+        following = await waiting
+        assert not isinstance(following, Holder | None)
+        await following.release()
 
 
 async def test_c2_none_after_the_wait(two: tuple[Any, Any]) -> None:
@@ -119,6 +149,11 @@ async def test_c6_keys_are_independent(two: tuple[Any, Any]) -> None:
     assert all(leases)
     for lease in leases:
         await lease.release()
+
+
+async def test_c8_who_can_be_followed_is_not_alone(box: Coordinators) -> None:
+    async with box.open(address=ADDRESSES[0]) as one, box.open(address=ADDRESSES[1]) as other:
+        assert (one.shared, other.shared) == (True, True)
 
 
 async def test_c7_a_broken_backend_gives_none(two: tuple[Any, Any], box: Coordinators) -> None:

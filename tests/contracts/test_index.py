@@ -1,4 +1,4 @@
-"""I1 to I11 of `ports.MetadataIndex`, for every kind."""
+"""I1 to I13 of `ports.MetadataIndex`, for every kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from artifactproxy import failpoints, indexes
 from artifactproxy.errors import BadRequest, IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Found, Kind, Promise
 from artifactproxy.ports import Use
-from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import CAN_BE_AWAY, INDEXES, NOW, Indexes, harness_of
 
 A, B = "a" * 64, "b" * 64
 KEY = ArtifactKey("tools", "soup/soup-1.0.tgz")
@@ -333,6 +333,79 @@ async def test_i11_a_replaced_artifact_body_is_doomed(index: Any) -> None:
     await index.record(entry(sha256=A, generation=1))
     await index.record(entry(sha256=B, generation=2))
     assert await index.condemned(NOW, 10) == [BlobRef(A, 10)]
+
+
+@pytest.fixture
+async def pair(box: Indexes) -> AsyncIterator[Any]:
+    """Two processes on one index."""
+    async with box.open(**box.together) as one, box.open(owner=False, **box.together) as other:
+        yield one, other
+
+
+CHANGES = {
+    "record": lambda index: index.record(entry(sha256=B, generation=2)),
+    "an absence": lambda index: index.record(entry(sha256=None, generation=2)),
+    "learn": lambda index: index.learn([promise(url="https://mirror.example/soup")]),
+    "forget": lambda index: index.forget([KEY]),
+    "forget the teacher": lambda index: index.forget([PAGE], promises=True),
+    "forget_blob": lambda index: index.forget_blob(A),
+    "unlearn a path": lambda index: index.unlearn(KEY.repo, path=KEY.path, whole=True),
+    "unlearn a repository": lambda index: index.unlearn(KEY.repo),
+    "expire": lambda index: index.expire(NOW - 100 * 86400),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_i12_what_another_process_wrote_is_found_soon(pair: Any, box: Indexes, change: str) -> None:
+    one, other = pair
+    await one.learn([promise(taught_by=PAGE.path)])
+    await one.record(entry(generation=1, last_used=NOW))
+    before = await other.find(KEY)
+    assert before == Found(entry(generation=1, last_used=NOW), promise(taught_by=PAGE.path))
+    await CHANGES[change](one)
+    await asyncio.sleep(box.recheck)
+    after = await other.find(KEY)
+    assert after == await one.find(KEY)
+    assert after != before
+
+
+async def test_i12_who_is_told_that_a_row_changed_looks_at_once(pair: Any) -> None:
+    one, other = pair
+    for number, keys in enumerate(([KEY], [], [PAGE, KEY]), 1):
+        await one.record(entry(generation=number))
+        other.suspect(keys)
+        assert (await other.find(KEY)).entry.generation == number
+
+
+@pytest.mark.parametrize("box", CAN_BE_AWAY, indirect=True)
+async def test_i13_what_was_looked_up_is_found_while_the_backend_is_away(box: Indexes) -> None:
+    async with asyncio.timeout(60), box.open() as index:
+        await index.record(entry())
+        await index.record(entry(PAGE, B, Kind.INDEX))
+        assert await index.find(KEY) == Found(entry())
+        await asyncio.to_thread(box.away)
+        while not (found := await index.find(KEY)).uncertain:
+            await asyncio.sleep(0.01)
+        assert found == Found(entry(), uncertain=True)
+        assert (await index.find(PAGE)).uncertain, "a row that was just recorded is known, too"
+        for call in (
+            index.find(replace(KEY, path="never asked for")),
+            index.record(entry()),
+            index.generation(),
+            index.check(),
+        ):
+            with pytest.raises(IndexUnavailable):
+                await call
+        index.suspect([PAGE])
+        with pytest.raises(IndexUnavailable):
+            await index.find(PAGE)
+        index.suspect([])
+        assert (await index.find(KEY)).uncertain
+        await asyncio.to_thread(box.back)
+        while (await index.find(KEY)).uncertain:
+            await asyncio.sleep(0.01)
+        assert await index.find(PAGE) == Found(entry(PAGE, B, Kind.INDEX))
+        await index.check()
 
 
 @pytest.mark.parametrize("errno", ["EIO", "ENOSPC"])

@@ -1,4 +1,4 @@
-"""L1 to L8 of `ports.Ledger`, for every kind."""
+"""L1 to L10 of `ports.Ledger`, for every kind."""
 
 from __future__ import annotations
 
@@ -271,3 +271,13 @@ async def test_l8_named_pages_in_order_and_naming_tells_who(index: Any) -> None:
     assert await index.naming(A) == []
     await index.forget_blob(B)
     assert [ref.sha256 for ref in await index.named("", 10)] == [A, C]
+
+
+async def test_l10_one_turn_falls_to_one_of_all_who_ask(box: Indexes) -> None:
+    async with box.open(**box.together) as one, box.open(owner=False, **box.together) as other:
+        asked = await asyncio.gather(*(index.turn("sweep", 3600) for index in (one, other) * 5))
+        assert sorted(asked) == [False] * 9 + [True]
+        assert not await one.turn("sweep", 3600)
+        assert await other.turn("another", 3600)
+        assert await other.turn("sweep", 0.0), "a turn whose time is over is taken again"
+        assert not await one.turn("sweep", 3600)

@@ -40,7 +40,7 @@ async def test_v1_work_of_the_living_is_not_odd(box: Stores, pair: tuple[Any, An
     await store.put_bytes(ref_of(BODY), BODY)
     path = temp_with(box, b"on its way")
     assert await odd(survey) == {}
-    assert await survey.temp_bytes() == 10
+    assert await survey.temp_bytes() == (10 if box.counts_temps else 0)
     path.unlink()
 
 
@@ -62,17 +62,12 @@ async def test_v2_each_is_mended(box: Stores, pair: tuple[Any, Any]) -> None:
     assert await odd(survey) == {}
 
 
-async def test_v2_a_blob_that_is_its_name_is_never_lost(
-    box: Stores, pair: tuple[Any, Any], tmp_path: Path
-) -> None:
+async def test_v2_a_blob_that_is_its_name_is_never_lost(box: Stores, pair: tuple[Any, Any]) -> None:
     store, survey = pair
     ref = ref_of(BODY)
     await store.put_bytes(ref, BODY)
     await survey.set_aside(ref.sha256)
-    [kept] = tmp_path.rglob(f"{ref.sha256}.*")
-    wrong = next(tmp_path.rglob("sha256")) / "00"
-    wrong.mkdir(mode=0o700)
-    kept.rename(wrong / ref.sha256)
+    box.misplace(ref.sha256)
     [oddity] = [oddity async for oddity in survey.oddities()]
     assert oddity.kind == "misplaced"
     assert await survey.mend(oddity)
