@@ -72,6 +72,7 @@ class Limits:
     orphan_bytes: int = 2**30
     cold_range_wait: float = 1.0
     lease_wait: float = 5.0
+    takeover_wait: float = 15.0  # for who fills elsewhere and is gone, before we ask upstream as well
     inline_index: int = 64 * 1024  # 2 ms of the loop; larger ones are read in a helper process
     index_wait: float = 5.0  # for another process that holds the index
     index_memory: int = 8 * 2**30  # of a helper process, address space included
@@ -95,7 +96,8 @@ class Limits:
     scrub_rate: int = 20 * 2**20  # bytes a second of the background scrub; 0: no bound
     scrub_every: float = 7 * 86400.0  # at most one round of it in this time; 0: none
     touch_every: float = 60.0  # how exactly the last use of a file is known
-    flush_every: float = 2.0  # touches and the ledger
+    flush_every: float = 2.0  # touches, the ledger, and rows kept for an index that was away
+    watch_every: float = 5.0  # looks at the store, the index and the coordination
     loop_blocked: float = 1.0  # an event loop that stands still for this long is reported
     log_every: float = 0.1
     log_bytes: int = 64 * 1024

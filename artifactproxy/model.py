@@ -271,11 +271,24 @@ Decision = Serve | ServeAbsence | Revalidate | Fetch | Relay | Refuse
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the process that fills says beside upstream's head. `fill` names its download; `sha256` is
+    what the bytes must hash to, as far as it knows; `generation` was taken before it asked upstream.
+    `ended`: upstream's body was complete already. `decoded`: the body has lost its content coding."""
+
+    fill: str
+    sha256: str = ""
+    generation: int = 0
+    ended: bool = False
+    decoded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamHead:
     """Status line and headers of an upstream answer; header names are lower-case.
 
     `framed` is False when the body ends only with the connection (no length, not chunked).
-    `url` is the final URL after redirects.
+    `url` is the final URL after redirects. `told` is None where upstream itself answered.
     """
 
     status: int
@@ -283,6 +296,7 @@ class UpstreamHead:
     length: int | None
     framed: bool
     url: str
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any
 
 from artifactproxy.checkup.cases import Scope
@@ -14,12 +14,20 @@ from artifactproxy.errors import Busy
 
 
 class Checkup:
-    """One check at a time: two would mend the same things. `stop` ends one that runs."""
+    """One check at a time: two would mend the same things. `alone` tells whether no other process is
+    at it, and keeps them out meanwhile. `stop` ends one that runs."""
 
-    def __init__(self, scope: Scope, mender: Mender, scrub: Scrub) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        mender: Mender,
+        scrub: Scrub,
+        alone: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(enter_result=True),
+    ) -> None:
         self._scope = scope
         self._mender = mender
         self._scrub = scrub
+        self._alone_here = alone
         self._busy = ""
         self._stopping = False
 
@@ -52,10 +60,13 @@ class Checkup:
             raise Busy(f"{self._busy} is running here already; try again when it has ended", code="checking")
         self._busy = name
         try:
-            async with aclosing(lines) as told:
-                async for line in told:
-                    if self._stopping:
-                        raise Busy("the instance is stopping", code="stopping")
-                    yield line
+            with self._alone_here() as alone:
+                if not alone:
+                    raise Busy("another check is running; try again when it has ended", code="checking")
+                async with aclosing(lines) as told:
+                    async for line in told:
+                        if self._stopping:
+                            raise Busy("the instance is stopping", code="stopping")
+                        yield line
         finally:
             self._busy = ""

@@ -1,4 +1,9 @@
-"""The scrub in the background: one paced round after another while the server runs."""
+"""The scrub in the background: one paced round after another while the server runs.
+
+Of all processes that share an index one begins a round in its time, and of those that share a data
+folder, and so its position, one walks. If that one dies the others go on where it was; if the folder is
+gone too, the next round begins at most one round's time after this one did.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from artifactproxy.ports import Clock, Observer
 
 REST = 60.0  # before the first round, and after one that broke
 SAVE_EVERY = 2.0
+TURN = 0.9  # of the time between rounds: whoever comes a little early must not miss its turn
 LONGEST_SLEEP = 3600.0  # the wall clock says when a round is due, and it may be set
 
 
@@ -56,12 +62,23 @@ class Rounds:
         while True:
             await asyncio.sleep(self._rest)
             await asyncio.sleep(min(self._due_in(), LONGEST_SLEEP))
-            if self._due_in():
-                continue
             try:
-                await self._round()
+                with self._position.claimed() as ours:
+                    self._position.reload()
+                    if ours and not self._due_in() and await self._is_our_turn():
+                        await self._round()
             except Exception as error:  # noqa: BLE001 - the scrub's loop outlives one bad round
                 self._observer.warning("scrub_failed", cause=f"{type(error).__name__}: {error}")
+
+    async def _is_our_turn(self) -> bool:
+        """Whether this process goes on with its folder's round, or begins the next one."""
+        if self._position.begun:
+            return True
+        if not await self._scrub.turn("round", self._every * TURN):
+            return False
+        if not await self._position.begins():  # it stays ours if it ends before its first step
+            self._observer.warning("scrub_position_lost")
+        return True
 
     async def _keep(self, after: str) -> None:
         if after != self._position.after and not await self._position.passed(after):
@@ -70,7 +87,7 @@ class Rounds:
     def _due_in(self) -> float:
         """Seconds until the next round; 0 for one that was interrupted."""
         finished_at = self._position.finished_at
-        if finished_at is None or self._position.after:
+        if finished_at is None or self._position.begun:
             return 0.0
         # A clock that was set back does not put a round off for longer than it may take.
         return min(max(0.0, finished_at + self._every - self._clock()), self._every)

@@ -109,6 +109,10 @@ class Scrub:
             walk.cancel()
             await asyncio.wait((walk,))
 
+    async def turn(self, name: str, every: float) -> bool:
+        """As `Ledger.turn`: of all that scrub what this index names."""
+        return await self._ledger.turn(f"scrub {name}", every)
+
     async def finish(self) -> None:
         """A round has come to its end."""
         now = self._clock()

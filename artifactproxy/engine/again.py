@@ -8,15 +8,16 @@ from dataclasses import replace
 
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.terms import Opened, Plan, Tools, ref_of
+from artifactproxy.engine.terms import Opened, Plan, Tools, ref_of, seen_in
 from artifactproxy.errors import (
     BrokenPromise,
     NotServed,
     OfflineMiss,
+    StoreAway,
     StoreUnavailable,
     UpstreamAbsent,
 )
-from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Digest, Kind, Promise, Reply, Route
+from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Digest, Found, Kind, Promise, Reply, Route
 
 
 class Again:
@@ -37,10 +38,17 @@ class Again:
         if mount.policy.offline:
             raise OfflineMiss("the remote is offline")
         route = _route(mount, key, lost.media_type if lost else "")
-        promise = (await self._tools.index.find(key)).promise or route.promise
+        found = await self._tools.index.find(key)
+        promise = found.promise or route.promise
         if lost is not None and lost.kind is Kind.ARTIFACT:
             promise = _demanding(lost, promise)
-        plan = Plan("fetched again: what was held is damaged", promise=promise, caller=caller, lost=lost)
+        plan = Plan(
+            "fetched again: what was held is damaged",
+            promise=promise,
+            caller=caller,
+            lost=lost,
+            seen=seen_in(found),
+        )
         fill, _ = self._fills.join(mount, route, plan)
         try:
             opened = await asyncio.shield(fill.opened)
@@ -55,6 +63,17 @@ class Again:
                 raise StoreUnavailable("it was fetched but could not be stored")
         finally:
             fill.leave()
+
+
+def instead(found: Found, why: StoreAway, ask: Ask) -> Plan:
+    """What is held, but cannot be had from a store that is away, once more from upstream: unstored, and
+    of an artifact nothing but the same bytes."""
+    held = found.entry
+    promise = found.promise
+    if held is not None and held.kind is Kind.ARTIFACT:
+        promise = _demanding(held, promise)
+    reason = f"{why.detail}: passed through unstored"
+    return Plan(reason, promise=promise, request_id=ask.request_id, lost=held, withhold=why.code)
 
 
 def _route(mount: Mount, key: ArtifactKey, media_type: str) -> Route:

@@ -136,6 +136,15 @@ def revalidated(entry: CacheEntry, policy: Policy, now: float) -> Provenance:
     return Provenance("cache", status, client_cache_control(entry, policy, now), _age(entry, now))
 
 
+def elsewhere(how: Provenance, url: str) -> list[Header]:
+    """The head of a 307 to where the store itself hands the body out, for as long as the address holds."""
+    status = how.cache_status if "; detail=" in how.cache_status else f"{how.cache_status}; detail=redirect"
+    headers: list[Header] = [("Cache-Status", status), ("Cache-Control", "no-store"), ("Location", url)]
+    if how.source:
+        headers.append(("X-Artifact-Source", how.source))
+    return headers
+
+
 def arriving(
     entry: CacheEntry, policy: Policy, now: float, *, began: bool, stored: bool, replaces: bool
 ) -> Provenance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -15,8 +15,9 @@ from artifactproxy.engine.janitor import Janitor
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Tools
 from artifactproxy.errors import BadRequest, Fault, NotServed
-from artifactproxy.model import ArtifactKey, Ask, Kind, Reply
-from artifactproxy.ports import Outcome
+from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Kind, Reply
+from artifactproxy.ports import Bulletin, Outcome
+from artifactproxy.rules.bulletin import CHANGED, EVERYTHING, changed
 from artifactproxy.rules.freshness import decide, fresh_for
 
 FAILURES_MAX = 1000
@@ -57,12 +58,14 @@ class Desk:
         fills: FillTable,
         janitor: Janitor,
         failures: Failures,
+        bulletin: Bulletin | None = None,
     ) -> None:
         self._mounts = mounts
         self._tools = tools
         self._fills = fills
         self._janitor = janitor
         self._failures = failures
+        self._bulletin = bulletin
 
     async def explain(self, ask: Ask) -> dict[str, Any]:
         """Route, row, decision and reason for this path, without fetching anything."""
@@ -94,6 +97,8 @@ class Desk:
         running = self._fills.running(route.key)
         if running is not None:
             report["fill"] = {"id": running.id, "readers": running.readers}
+            if running.peer:
+                report["fill"]["peer"] = running.peer
         failure = self._failures.of(route.key)
         if failure is not None:
             report["last_failure"] = failure
@@ -107,10 +112,19 @@ class Desk:
         purl = _purl(mount, package) if package else ""
         entries = await ledger.entries(repo, path=path, purl=purl)
         refs = await ledger.forget([entry.key for entry in entries], promises=True)
-        await ledger.unlearn(repo, path=path, purl=purl)
+        unlearned = await ledger.unlearn(repo, path=path, purl=purl)
+        self._tell(entries, whole=unlearned > 0)
         doomed = await ledger.doom([ref.sha256 for ref in refs], self._tools.clock())
         freed = sum(ref.size for ref in refs if ref.sha256 in set(doomed))
         return {"repository": repo, "entries": len(entries), "blobs": len(doomed), "bytes": freed}
+
+    def _tell(self, entries: Sequence[CacheEntry], *, whole: bool) -> None:
+        """Let the other processes look anew; `whole`: also at keys that are not among these, and so for
+        an index, whose promises went with it."""
+        if self._bulletin is None or not (entries or whole):
+            return
+        whole = whole or any(entry.kind is Kind.INDEX for entry in entries)
+        self._bulletin.tell(CHANGED, EVERYTHING if whole else changed(entry.key for entry in entries))
 
     async def gc(self, *, run: bool) -> dict[str, Any]:
         return await self._janitor.gc(run=run)

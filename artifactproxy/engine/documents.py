@@ -16,16 +16,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from artifactproxy.engine.bodies import Bodies
 from artifactproxy.engine.memo import Made, Memo
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.reader import Index, Learn, Recode, Render
 from artifactproxy.engine.temps import disk_fault
-from artifactproxy.engine.terms import Locate, Source
+from artifactproxy.engine.terms import Source
 from artifactproxy.engine.workers import Workers
-from artifactproxy.errors import StoreUnavailable
 from artifactproxy.limits import Limits
 from artifactproxy.model import Promise, Route, View
-from artifactproxy.ports import Clock, LocalFile
+from artifactproxy.ports import Clock
 from artifactproxy.rules.coding import LEAST_BYTES, MAKER, Coding, compressible, encoded, pieces, wanted
 from artifactproxy.rules.digests import entity_tag
 
@@ -33,8 +33,8 @@ from artifactproxy.rules.digests import entity_tag
 class Documents:
     """Learns from and renders index bodies. `new_path` names a temp file."""
 
-    def __init__(self, locate: Locate, new_path: Callable[[], Path], limits: Limits, clock: Clock) -> None:
-        self._locate = locate
+    def __init__(self, bodies: Bodies, new_path: Callable[[], Path], limits: Limits, clock: Clock) -> None:
+        self._bodies = bodies
         self._new_path = new_path
         self._limits = limits
         self._workers = Workers(limits.index_seconds, memory=limits.index_memory)
@@ -88,6 +88,10 @@ class Documents:
         if coding:
             facts += [coding, MAKER]
         return entity_tag("\n".join(facts))
+
+    def forget(self) -> None:
+        """What was rendered: the providers may write it differently now."""
+        self._memo.clear()
 
     def made(self, tag: str) -> Made | None:
         """What was rendered before, if it is still kept."""
@@ -172,11 +176,7 @@ class Documents:
         try:
             if source.spool is not None:
                 return source.spool.peek(0, source.ref.size)
-            file = await self._file(source)
-            try:
-                return os.pread(file.fd, file.size, 0)
-            finally:
-                os.close(file.fd)
+            return await self._bodies.whole(source.ref)
         except OSError as error:
             raise disk_fault(error) from error
 
@@ -186,27 +186,26 @@ class Documents:
         if source.ref.size <= self._limits.memory_body:
             yield await self._whole(source)
             return
-        file = await self._file(source)
-        try:
-            path = _shared(file.fd)
+        async with self._file(source) as fd:
+            path = _shared(fd)
             if path is not None:
                 yield path
                 return
-            async with _copied(file.fd, self._new_path()) as path:
+            async with _copied(fd, self._new_path()) as path:
                 yield path
-        finally:
-            os.close(file.fd)
 
-    async def _file(self, source: Source) -> LocalFile:
-        """The body as an opened file, for the caller to close."""
-        spool = source.spool
-        if spool is not None:
-            # Its name may go at any moment, when the store takes the file over.
-            return LocalFile(os.dup(spool.fileno), spool.written)
-        local = await self._locate(source.ref)
-        if not isinstance(local, LocalFile):
-            raise StoreUnavailable("this store cannot hand out local files")
-        return local
+    @asynccontextmanager
+    async def _file(self, source: Source) -> AsyncIterator[int]:
+        if source.spool is None:
+            async with self._bodies.file(source.ref) as fd:
+                yield fd
+            return
+        # Its name may go at any moment, when the store takes the file over.
+        fd = os.dup(source.spool.fileno)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
 
 def _index(mount: Mount, route: Route, source: Source, body: bytes | str) -> Index:

@@ -4,7 +4,8 @@ A `Fill` is a task. Requests join it, wait for it to open, and read its spool at
 Order of events (design: the heart): head admitted -> bytes spooled and hashed -> framing, size and
 digest checked -> index read and its promises learnt -> tail released -> bytes durable -> row
 written -> out of the table. Until it is out of the table a fill may be joined, so nobody asks
-upstream twice.
+upstream twice. Where another process fills, its spool takes the place of upstream, and its row that
+of ours.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from artifactproxy import failpoints
+from artifactproxy.engine.conversation import Landed, decodes
 from artifactproxy.engine.decline import point_out
+from artifactproxy.engine.following import Following
 from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.lesson import Lesson
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.rows import absent_row, as_before, begin_row, refreshed_row, verified_row
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.standing import Standing
+from artifactproxy.engine.storing import Storing
 from artifactproxy.engine.temps import no_memory
 from artifactproxy.engine.terms import (
     Opened,
@@ -30,19 +35,12 @@ from artifactproxy.engine.terms import (
     Source,
     Tools,
     cause_of,
-    lease_name,
-    stale_helps,
     unpromised,
     vouched,
 )
-from artifactproxy.engine.transfer import Landed, Transfer
 from artifactproxy.engine.trouble import Trouble
-from artifactproxy.errors import (
-    BrokenPromise,
-    Busy,
-    Fault,
-    UpstreamBroken,
-)
+from artifactproxy.engine.turn import PassedOn, Turn
+from artifactproxy.errors import BrokenPromise, Busy, Fault, PeerGone, UpstreamBroken
 from artifactproxy.model import (
     Absent,
     BlobRef,
@@ -56,55 +54,25 @@ from artifactproxy.model import (
     Route,
     UpstreamHead,
 )
-from artifactproxy.ports import (
-    Holder,
-    Lease,
-    Outcome,
-)
+from artifactproxy.ports import Outcome
 from artifactproxy.rules.http import safe_header
 from artifactproxy.rules.parts import SNIFFED, judge_unvouched
 
 
-class Fill:
-    """One download. `opened` resolves to `Opened` or `Settled`, or raises the fault; `done` to the
-    verified row (its bytes still in the spool); `ended` once storing was tried as well."""
+class Fill(Standing):
+    """The task of one download; `Standing` is what its readers see of it."""
 
     def __init__(self, tools: Tools, mount: Mount, route: Route, plan: Plan, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.mount = mount
-        self.route = route
-        self.plan = plan
-        self.id = f"f{number:x}"
-        self.opened: asyncio.Future[Opened | Settled] = loop.create_future()
-        self.done: asyncio.Future[CacheEntry] = loop.create_future()
-        self.ended: asyncio.Future[bool] = loop.create_future()
-        for future in (self.opened, self.done):
-            # A fill may fail with nobody left to hear it.
-            future.add_done_callback(lambda f: f.cancelled() or f.exception())
-        self.readers = 0
-        self.spool: Spool | None = None
-        self.body_ended = False
-        self.on_idle: Callable[[Fill], None] = lambda _fill: None
+        super().__init__(mount, route, plan, number)
         self.outcome = Outcome("fill", repo=mount.name, provider=mount.provider.name, kind=route.kind.value)
         self._tools = tools
-        self._lesson = Lesson(tools, mount, route, plan.promise)
+        self._turn = Turn(tools, route.key)
+        self._lesson = Lesson(tools, mount, route, plan.promise, optional=bool(plan.withhold))
         self._ingest = Ingest(tools.store)
         self._trouble = Trouble(tools, mount, route)
-        self._keeper = Keeper(tools, mount, self._ingest)
-        self._latest: Transfer | None = None
-        self._over = False
-        self._entry: CacheEntry | None = None
-        self._bypass = ""
-        self._generation = 0
-
-    @property
-    def entry(self) -> CacheEntry:
-        """The row as far as it is known: with its ref once verified. Only after `opened`."""
-        if self.verified:
-            return self.done.result()
-        if self._entry is None:
-            raise RuntimeError("the fill has not opened")
-        return self._entry
+        self._keeper = Keeper(tools, mount)
+        self._storing = Storing(tools, mount, self._ingest, self._keeper, self.vacate)
+        self._latest: Following | None = None
 
     @property
     def promise(self) -> Promise | None:
@@ -112,50 +80,36 @@ class Fill:
         return self._lesson.promise
 
     @property
-    def verified(self) -> bool:
-        """Whether the body is complete and right; it may still be on its way to the store."""
-        return self.done.done() and not self.done.cancelled() and self.done.exception() is None
-
-    @property
-    def unstored(self) -> bool:
-        """Whether no row will come of it."""
-        return bool(self._bypass)
-
-    @property
     def asked(self) -> bool:
         """Whether upstream has been asked; until then this fill waits for its turn or a teacher."""
         return self._latest is not None and self._latest.asked
 
-    # --- readers ---
+    @property
+    def leads(self) -> bool:
+        """Whether it asks upstream itself, so that other processes may follow it."""
+        return self._turn.leads
 
-    def join(self) -> None:
-        self.readers += 1
-
-    def leave(self) -> None:
-        """A reader is gone; the last one decides whether the fill still has a purpose."""
-        self.readers -= 1
-        if self.readers == 0:
-            self.on_idle(self)
-            self._close_if_over()
-
-    def _close_if_over(self) -> None:
-        """The spool goes with its last reader: one may still be rendering from it."""
-        if self._over and self.readers == 0 and self.spool is not None:
-            self.spool.finish()
+    @property
+    def peer(self) -> str:
+        """The process that is followed instead."""
+        return self._turn.peer
 
     # --- the life of a fill ---
 
     async def run(self) -> None:
         started = time.monotonic()
-        lease: Lease | Holder | None = None
         try:
-            lease = await self._tools.coordinator.acquire(
-                lease_name(self.route.key), wait=self._tools.limits.lease_wait
-            )
-            await self._fill()
+            await self._turn.take()
+            if not (self.leads and await self._landed()):
+                await self._fill()
+        except PassedOn as passed:
+            self._fail(passed.fault)
         except Fault as fault:
             self._fail(fault)
         except asyncio.CancelledError:
+            if self.verified and self.peer:
+                self.outcome.result = "followed"  # nothing is lost: another process stores it
+                raise
             self._fail(Busy("the download was given up because nobody waits for it", code="cancelled"))
             raise
         except MemoryError as error:
@@ -170,17 +124,14 @@ class Fill:
             self._fail(bug)
         finally:
             self._lesson.end()
-            self._over = True
-            self._close_if_over()
-            if not self.ended.done():
-                self.ended.set_result(False)
-            if lease is not None and not isinstance(lease, Holder):
-                await lease.release()
+            self._storing.abandon()
+            self._close()
+            await self._turn.release()
             self._report(time.monotonic() - started)
 
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
-        self._generation = await self._keeper.fence()
+        self.generation = await self._keeper.fence()
         self._lesson.begin(self._promised)
         if route.foreign and not vouched(self.promise):
             await self._lesson.learnt()
@@ -189,14 +140,37 @@ class Fill:
                     return
                 raise unpromised(route)
         tools.ready_for((self.promise.size if self.promise else None) or 0)
-        transfer = self._transfer()
         try:
-            landed = await transfer.run()
-            await self._land(landed)
+            landed = await self._brought()
+            if landed is not None:
+                await self._land(landed)
         except BrokenPromise as fault:
-            await self._second_chance(transfer, fault)
+            await self._second_chance(fault)
 
-    async def _second_chance(self, transfer: Transfer, fault: BrokenPromise) -> None:
+    async def _brought(self) -> Landed | None:
+        """What came of asking; None if meanwhile another process has written the row."""
+        while True:
+            try:
+                return await self._transfer().run()
+            except PeerGone:  # before anything was read of it
+                await self._turn.again()
+                if self.leads:
+                    if await self._landed():
+                        return None
+                    self._turn.took_over()
+
+    async def _landed(self) -> bool:
+        """Whether others did all of it while we waited for our turn (the second look-up)."""
+        row = await self._turn.landed(self.plan)
+        if row is None:
+            return False
+        self.outcome.result = "landed"
+        self.body_ended = True
+        self.opened.set_result(Settled(row, "landed"))
+        self.ended.set_result(row.ref is not None)
+        return True
+
+    async def _second_chance(self, fault: BrokenPromise) -> None:
         """Wrong bytes: the index may be the stale party, so it is read again. If nobody has read a
         byte yet, the file is asked for once more, from elsewhere or past caches on the way."""
         self._trouble.broken(fault)
@@ -207,7 +181,9 @@ class Fill:
         if not self.spool.untouched:
             raise fault
         self.spool.restart(None)  # at once: nobody may begin to read what is known to be wrong
-        landed = await self._transfer().run(avoid=transfer.source)
+        wrong = self._latest.source if self._latest is not None else ""
+        self._turn.alone()
+        landed = await self._transfer().run(avoid=wrong)
         if isinstance(landed.admission, Refresh | Absent):
             raise fault  # readers wait for a body, and there is none to be had
         try:
@@ -216,11 +192,12 @@ class Fill:
             self._trouble.broken(broken)
             raise
 
-    def _transfer(self) -> Transfer:
-        self._latest = Transfer(
+    def _transfer(self) -> Following:
+        self._latest = Following(
             self._tools.upstream,
             self.mount,
             self.route,
+            self._turn,
             held=self.plan.held,
             known=self.promise,
             promise=self._lesson.learnt,
@@ -228,14 +205,26 @@ class Fill:
             on_trouble=self._trouble.count,
             clock=self._tools.clock,
             decoded_ratio=self._tools.limits.decoded_ratio,
+            store=self._tools.store,
+            landed=lambda: self._turn.landed(self.plan),
         )
         return self._latest
 
     def _promised(self, promise: Promise) -> None:
         if self._latest is not None:
             self._latest.learnt(promise)
+        self._store_early(promise)
+
+    def _store_early(self, promise: Promise | None) -> None:
+        """What we store goes to the store while it arrives; a follower's body is not ours to store."""
+        if self.spool is not None and not self._bypass and not self.peer:
+            self._storing.begin(self.spool, promise)
 
     async def _land(self, landed: Landed) -> None:
+        if isinstance(landed.admission, Refresh | Absent):
+            self.head = landed.head
+            if self.peer and await self._landed():
+                return  # the holder has written that row
         match landed.admission:
             case Refresh(ttl):
                 await self._refresh(landed.head, ttl)
@@ -248,19 +237,24 @@ class Fill:
 
     def _open(self, head: UpstreamHead, admission: Keep | Bypass) -> Spool:
         """The head is admitted: readers learn what is coming."""
-        coded = bool(head.headers.get("content-encoding")) and self.route.kind is Kind.INDEX
-        length = None if coded else head.length
+        length = None if decodes(self.route, head) else head.length
+        self.head, self.ended_before = head, head.told is not None and head.told.ended
+        if head.told is not None:  # the number that was taken before upstream was asked
+            self.generation = head.told.generation
+            self.outcome.extra["peer"] = self.peer
         self._entry = self._row(head, admission.ttl if isinstance(admission, Keep) else 0.0)
         if self.spool is not None:  # starting over re-uses the spool that requests wait for
             self.spool.restart(length)
+            self._store_early(self.promise)
             return self.spool
-        self._bypass = admission.reason if isinstance(admission, Bypass) else ""
+        self._bypass = admission.reason if isinstance(admission, Bypass) else self.plan.withhold
         self._tools.ready_for(length or 0)
         spool = self.spool = self._tools.new_spool(length, self.promise)
         headers: tuple[Header, ...] = ()
-        if self._bypass and head.headers.get("content-encoding"):
+        if self._bypass and head.headers.get("content-encoding") and not decodes(self.route, head):
             headers = (("Content-Encoding", safe_header(head.headers["content-encoding"])),)
         self.opened.set_result(Opened(spool, self._bypass, headers))
+        self._store_early(self.promise)
         return spool
 
     def _row(self, head: UpstreamHead, ttl: float | None) -> CacheEntry:
@@ -272,7 +266,7 @@ class Fill:
             ttl=ttl,
             now=self._tools.clock(),
             first_seen=held.first_seen if held else None,
-            generation=self._generation,
+            generation=self.generation,
         )
         return row if self.plan.lost is None else as_before(row, self.plan.lost)
 
@@ -288,9 +282,9 @@ class Fill:
         self.outcome.bytes, self.outcome.sha256 = verified.ref.size, verified.ref.sha256
         self._check_same(verified.ref)
         promises: Collection[Promise] = ()
-        if self.route.teaches and not self._bypass and not self._unchanged(verified.ref):
-            promises = await self._read(Source(verified.ref, entry.source, spool))
-            await self._keeper.remember(promises)
+        read_elsewhere = bool(self.peer)  # by the holder, before it released the tail
+        if not read_elsewhere:
+            promises = await self._taught(verified.ref, entry, spool)
         entry = verified_row(entry, verified.ref, verified.by, promise)
         failpoints.hit("verified")
         spool.seal()
@@ -299,25 +293,38 @@ class Fill:
         if self._bypass:
             self.outcome.result = "unstored"
             return
-        self.outcome.error = await self._keeper.store(spool, entry)
-        self.outcome.result = "unstored" if self.outcome.error else "stored"
-        self.ended.set_result(not self.outcome.error)
+        if self._turn.followed:
+            if await self._turn.recorded(self.plan):
+                self.outcome.result = "followed"
+                self.ended.set_result(True)
+                return
+            if read_elsewhere:
+                promises = await self._taught(verified.ref, entry, spool)
+        kept = await self._storing.finish(spool, entry)
+        self.outcome.error = kept.error
+        self.outcome.result = "stored" if kept.stored else "unstored"
+        self.ended.set_result(kept.stored)
         held = self.plan.held
         if self.route.teaches and held is not None and not self._unchanged(verified.ref):
             await point_out(self._tools, self.mount, self.route, held, entry, len(promises))
+
+    async def _taught(self, ref: BlobRef, entry: CacheEntry, spool: Spool) -> Collection[Promise]:
+        """What an index body promises, remembered."""
+        if not self.route.teaches or (self._bypass and not self.plan.withhold) or self._unchanged(ref):
+            return ()
+        try:
+            promises = await self._tools.learn(self.mount, self.route, Source(ref, entry.source, spool))
+        except UpstreamBroken as fault:
+            self._trouble.count(fault)
+            raise
+        await self._keeper.remember(promises)
+        return promises
 
     def _check_same(self, ref: BlobRef) -> None:
         """What its index says by now does not count for an artifact whose bytes were known."""
         lost = self.plan.lost
         if lost is not None and lost.kind is Kind.ARTIFACT and lost.ref != ref:
             raise BrokenPromise("upstream sent other bytes than those that were held under this name")
-
-    async def _read(self, source: Source) -> Collection[Promise]:
-        try:
-            return await self._tools.learn(self.mount, self.route, source)
-        except UpstreamBroken as fault:
-            self._trouble.count(fault)
-            raise
 
     def _unchanged(self, ref: BlobRef) -> bool:
         """An index that reads as before teaches nothing new."""
@@ -330,21 +337,26 @@ class Fill:
         held = self.plan.held
         if held is None:
             raise RuntimeError("a 304 was admitted without a held entry")
-        entry = refreshed_row(held, head, ttl=ttl, now=self._tools.clock(), generation=self._generation)
+        entry = refreshed_row(held, head, ttl=ttl, now=self._tools.clock(), generation=self.generation)
         self.outcome.result = "refreshed"
         self.body_ended = True
-        await self._keeper.record(entry)
+        await self._record(entry)
         self.opened.set_result(Settled(entry, "refreshed"))
 
     async def _absent(self, head: UpstreamHead, status: int, ttl: float) -> None:
         if self.route.derived_from and await self._derived():
             return
         now = self._tools.clock()
-        entry = absent_row(self.route, head, status=status, ttl=ttl, now=now, generation=self._generation)
+        entry = absent_row(self.route, head, status=status, ttl=ttl, now=now, generation=self.generation)
         self.outcome.result = "absent"
         self.body_ended = True
-        await self._keeper.record(entry)
+        await self._record(entry)
         self.opened.set_result(Settled(entry, "absent"))
+
+    async def _record(self, entry: CacheEntry) -> None:
+        """Not over a row that could not be read, nor over one whose bytes are out of reach just now."""
+        if not self.plan.withhold:
+            await self._keeper.record(entry)
 
     async def _derived(self) -> bool:
         """Make the document from the artifact it belongs to; False if that cannot be done."""
@@ -364,30 +376,9 @@ class Fill:
     def _fail(self, fault: Fault) -> None:
         self.outcome.result, self.outcome.error = "failed", fault.code
         self.outcome.cause = cause_of(fault)
-        self.body_ended = True
         if self.spool is not None:
             self.outcome.bytes = self.outcome.bytes or self.spool.received
-            self.spool.fail(fault)
-        if not self.done.done():
-            self.done.set_exception(fault)
-        if self.opened.done():
-            return
-        stale = self._stale(fault)
-        if stale is not None:
-            self.opened.set_result(stale)
-        else:
-            self.opened.set_exception(fault)
-
-    def _stale(self, fault: Fault) -> Settled | None:
-        held = self.plan.held
-        if held is None or not self.plan.may_serve_stale or not stale_helps(fault):
-            return None
-        return Settled(held, "stale", fault)
-
-    def stale_instead(self) -> Settled | None:
-        """For a document that opened but then failed: the old entry, where that is allowed."""
-        fault = self.done.exception() if self.done.done() and not self.done.cancelled() else None
-        return self._stale(fault) if isinstance(fault, Fault) else None
+        self._break(fault)
 
     def _report(self, seconds: float) -> None:
         outcome = self.outcome

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Plan, Tools
+from artifactproxy.errors import Fault
 from artifactproxy.model import ArtifactKey, Promise, Route
+from artifactproxy.rules.peers import fill_name
 
 
 class FillTable:
@@ -20,12 +23,18 @@ class FillTable:
         self._fills: dict[tuple[ArtifactKey, str], Fill] = {}
         self._tasks: dict[Fill, asyncio.Task[None]] = {}
         self._slots: dict[Fill, tuple[ArtifactKey, str]] = {}
+        self._named: dict[str, list[Fill]] = {}
         self._numbers = 0
+        self.on_failed: Callable[[Fill, Fault], None] = lambda _fill, _fault: None
         self._orphans: set[Fill] = set()
         self._watches: set[asyncio.Task[None]] = set()
 
     def running(self, key: ArtifactKey) -> Fill | None:
         return self._fills.get((key, ""))
+
+    def leading(self, name: str) -> Fill | None:
+        """The fill of the key with this name (`fill_name`) that asks upstream itself."""
+        return next((fill for fill in self._named.get(name, ()) if fill.leads), None)
 
     def landing(self, key: ArtifactKey) -> Fill | None:
         """The fill whose verified body is on its way into the row of this key."""
@@ -37,19 +46,25 @@ class FillTable:
         slot = self._slot(route.key, plan.promise)
         fill = self._fills.get(slot)
         if fill is not None:
-            fill.join()
-            self._orphans.discard(fill)
+            self.attend(fill)
             return fill, False
         self._numbers += 1
         fill = Fill(self._tools, mount, route, plan, self._numbers)
         fill.on_idle = self._idle
+        fill.on_vacate = self._unlist
         fill.join()
         self._fills[slot] = fill
         self._slots[fill] = slot
+        self._named.setdefault(fill_name(route.key), []).append(fill)
         task = asyncio.create_task(fill.run(), name=f"fill {route.key.repo}/{route.key.path}")
         self._tasks[fill] = task
         task.add_done_callback(lambda _done: self._ended(fill))
         return fill, True
+
+    def attend(self, fill: Fill) -> None:
+        """One more reader of a running fill, who must `leave` it."""
+        fill.join()
+        self._orphans.discard(fill)
 
     def _slot(self, key: ArtifactKey, promise: Promise | None) -> tuple[ArtifactKey, str]:
         """Different promises never share a fill; an unpromised one is joined by everybody."""
@@ -62,6 +77,9 @@ class FillTable:
 
     def _idle(self, fill: Fill) -> None:
         if fill not in self._tasks or fill.body_ended:
+            return
+        if fill.peer:  # it only copies what another process stores
+            self._give_up(fill)
             return
         limits, spool = self._tools.limits, fill.spool
         length = spool.length if spool else None
@@ -94,10 +112,18 @@ class FillTable:
 
     def _unlist(self, fill: Fill) -> None:
         slot = self._slots.pop(fill, None)
-        if slot is not None and self._fills.get(slot) is fill:
+        if slot is None:
+            return
+        if self._fills.get(slot) is fill:
             del self._fills[slot]
+        name = fill_name(fill.route.key)
+        self._named[name].remove(fill)
+        if not self._named[name]:
+            del self._named[name]
 
     def _ended(self, fill: Fill) -> None:
+        if fill.fault is not None:
+            self.on_failed(fill, fill.fault)
         self._unlist(fill)
         self._tasks.pop(fill, None)
         self._orphans.discard(fill)
@@ -114,6 +140,9 @@ class FillTable:
         tasks = list(self._tasks.values())
         if not tasks:
             return
+        for fill, task in self._tasks.items():
+            if fill.peer and fill.verified:
+                task.cancel()  # it only waits for the row of another process
         await asyncio.wait(tasks, timeout=seconds)
         for task in tasks:
             task.cancel()

@@ -15,34 +15,41 @@ from typing import Any
 
 from artifactproxy import failpoints
 from artifactproxy.engine.clockwatch import ClockWatch
+from artifactproxy.engine.terms import cause_of
+from artifactproxy.engine.unrecorded import Unrecorded
 from artifactproxy.engine.usage import Usage
+from artifactproxy.errors import IndexUnavailable, StoreUnavailable
 from artifactproxy.limits import Limits
 from artifactproxy.model import BlobRef
 from artifactproxy.ports import BlobStore, Clock, Ledger, Observer
 from artifactproxy.rules.eviction import budget, choose
 
 BATCH = 500
+TURN = 0.9  # of the time between two sweeps: loops that begin together must not miss each other's turn
 ORPHAN_AGE_SECONDS = 3600.0  # a blob without a row this old belongs to nobody's running fill
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`data_limit` in bytes (None: keep a share of the disk free); `disk` gives total and free;
+    """`data_limit` in bytes (None: keep a share of the disk free); `disk` gives total and free bytes
+    where the blobs lie (None: not on a disk of ours, so that without a limit nothing is evicted);
     `pinned` tells that a backup runs, which no blob may leave."""
 
     data_limit: int | None
-    disk: Callable[[], tuple[int, int]]
+    disk: Callable[[], tuple[int, int]] | None
     pinned: Callable[[], bool] = lambda: False
 
 
 class Janitor:
-    """One loop per process."""
+    """One loop per process. What was used and what is unrecorded each process writes down itself; the
+    sweep is for one of all that share an index."""
 
     def __init__(
         self,
         store: BlobStore,
         ledger: Ledger,
         usage: Usage,
+        unrecorded: Unrecorded,
         observer: Observer,
         bounds: Bounds,
         limits: Limits,
@@ -51,6 +58,7 @@ class Janitor:
         self._store = store
         self._ledger = ledger
         self._usage = usage
+        self._unrecorded = unrecorded
         self._observer = observer
         self._bounds = bounds
         self._limits = limits
@@ -70,7 +78,8 @@ class Janitor:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        await self._usage.flush()
+        await self._usage.close()
+        await self._unrecorded.close()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -81,10 +90,13 @@ class Janitor:
             try:
                 self._calm()  # told soon, also while nothing is due
                 await self._usage.flush()
-                if self._hurry.is_set() or loop.time() >= next_sweep:
+                await self._unrecorded.flush()
+                hurry = self._hurry.is_set()
+                if hurry or loop.time() >= next_sweep:
                     self._hurry.clear()
                     next_sweep = loop.time() + self._limits.sweep_every
-                    await self.sweep()
+                    if hurry or await self._ledger.turn("sweep", self._limits.sweep_every * TURN):
+                        await self.sweep()
             except Exception as error:  # noqa: BLE001 - the janitor loop is one of the three boundaries
                 self._observer.warning("janitor_failed", cause=f"{type(error).__name__}: {error}")
 
@@ -101,6 +113,7 @@ class Janitor:
         by its date alone stays until a clock that jumped has run evenly for a while."""
         if self._calm() >= self._limits.clock_hold:
             await self._ledger.expire(self._clock())
+        await self._tidy()
         if self._bounds.pinned():
             # Evicting would free nothing, so the next turn would evict as much again.
             return
@@ -110,9 +123,20 @@ class Janitor:
         if self._calm() > self._limits.blob_grace:
             await self.collect()
 
+    async def _tidy(self) -> None:
+        """A store that cannot be tidied must not keep the index from being swept."""
+        try:
+            count = await self._store.tidy()
+        except (StoreUnavailable, IndexUnavailable) as fault:
+            self._observer.warning("not_tidied", error=fault.code, cause=cause_of(fault))
+            return
+        if count:
+            self._observer.increment("tidied", count)
+            self._observer.notice("tidied", uploads=count)
+
     async def _need(self) -> tuple[int, int]:
         used = (await self._ledger.totals()).bytes
-        total, free = self._bounds.disk()
+        total, free = self._bounds.disk() if self._bounds.disk is not None else (0, 0)
         share = self._limits.min_free_share
         return budget(self._bounds.data_limit, used, total, free, share), used
 
@@ -194,7 +218,7 @@ class Janitor:
         report: dict[str, Any] = {
             "used_bytes": used,
             "data_limit": self._bounds.data_limit,
-            "disk_free_bytes": self._bounds.disk()[1],
+            "disk_free_bytes": self._bounds.disk()[1] if self._bounds.disk is not None else None,
             "to_free_bytes": need,
             "orphans": len(lost),
             "orphan_bytes": sum(ref.size for ref in lost),
@@ -220,3 +244,4 @@ class Janitor:
             if ref.sha256 in doomed:
                 await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)
         await self._ledger.bury(list(doomed))
+        await self._forget_hollow([ref for ref in lost if ref.sha256 in doomed])

@@ -7,15 +7,19 @@ from collections.abc import Callable
 
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Tools, wants_teaching
-from artifactproxy.errors import Fault
+from artifactproxy.errors import Fault, IndexUnavailable
 from artifactproxy.model import Promise, Route
 
 
 class Lesson:
-    """`promise` is what is known so far."""
+    """`promise` is what is known so far. `optional`: nothing is stored, so that where no index can be
+    asked the framing is enough; never for what lies on a foreign host."""
 
-    def __init__(self, tools: Tools, mount: Mount, route: Route, known: Promise | None) -> None:
+    def __init__(
+        self, tools: Tools, mount: Mount, route: Route, known: Promise | None, *, optional: bool = False
+    ) -> None:
         self.promise = known
+        self._optional = optional and not route.foreign
         self._tools = tools
         self._mount = mount
         self._route = route
@@ -39,7 +43,11 @@ class Lesson:
     async def learnt(self) -> Promise | None:
         """The promise, once the teachers have spoken. Raises their fault: cannot tell is not no."""
         if self._teaching is not None:
-            self.promise = await asyncio.shield(self._teaching) or self.promise
+            try:
+                self.promise = await asyncio.shield(self._teaching) or self.promise
+            except IndexUnavailable:
+                if not self._optional:
+                    raise
         return self.promise
 
     async def again(self) -> None:

@@ -8,9 +8,10 @@ miss.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from artifactproxy.engine.answer import Answer, Body, Bytes, Nothing, Tail
+from artifactproxy.engine.again import instead
+from artifactproxy.engine.answer import Answer, Nothing, Tail
 from artifactproxy.engine.describe import (
     Provenance,
     arriving,
@@ -22,11 +23,13 @@ from artifactproxy.engine.describe import (
 from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.fill import Fill
 from artifactproxy.engine.fills import FillTable, StaleMemory
+from artifactproxy.engine.leaving import Once
+from artifactproxy.engine.local import local_answer, relayed_only
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
-from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools, cause_of
+from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools, cause_of, seen_in, withheld
 from artifactproxy.engine.unfit import Unfit
 from artifactproxy.engine.unstored import Unstored, outcome_of, without_range
 from artifactproxy.engine.usage import Usage
@@ -37,6 +40,8 @@ from artifactproxy.errors import (
     IndexUnavailable,
     MethodRefused,
     NotServed,
+    OfflineMiss,
+    StoreAway,
     StoreFull,
     StoreUnavailable,
     UpstreamFault,
@@ -91,21 +96,29 @@ class Pipeline:
     async def handle(self, ask: Ask) -> Answer:
         mount, route = self.route(ask)
         if isinstance(route, Reply):
-            return _local(mount, ask, route)
+            return local_answer(mount, ask, route)
         for _ in range(HEALS):
             found, landing = await self._latest(route)
             try:
                 if landing:
-                    return await self._fetched(mount, route, ask, Plan("verified a moment ago"))
+                    landed = Plan("verified a moment ago", seen=seen_in(found))
+                    return await self._fetched(mount, route, ask, landed)
                 return await self._answer(mount, route, ask, found)
             except BlobMissing as missing:
-                await self._heal(mount, route, missing)
+                try:
+                    await self._heal(mount, route, missing)
+                except IndexUnavailable as fault:  # the row would lead here again and again
+                    lost = StoreUnavailable("the store lost this file, and the index is away")
+                    lost.__cause__ = fault
+                    return await self._around(mount, route, ask, found, lost)
             except StoreUnavailable as fault:
                 if not _is_held(found):
                     raise
                 self._tools.observer.warning(
                     "store_failed", repo=mount.name, error=fault.code, cause=cause_of(fault)
                 )
+                if isinstance(fault, StoreAway):
+                    return await self._past(mount, route, ask, found, fault)
                 return await self._around(mount, route, ask, found, fault)
         raise StoreUnavailable("the store lost this file again and again", code="hollow")
 
@@ -121,7 +134,7 @@ class Pipeline:
         if ask.method not in mount.provider.methods:
             raise MethodRefused("this repository can only be read")
         if ask.method not in ("GET", "HEAD"):
-            return mount, _relayed_only(mount.provider.classify(ask))
+            return mount, relayed_only(mount.provider.classify(ask))
         # A route is a function of these four (law P2 of the providers), and costs as much as the
         # rest of a hit.
         asked = (ask.repo, ask.path, ask.query, ask.headers.get("accept", ""))
@@ -159,7 +172,7 @@ class Pipeline:
         except IndexUnavailable as fault:
             # Fewer hits, but right answers: everything is a miss until the index is back.
             self._tools.observer.warning("index_failed", repo=route.key.repo, error=fault.code)
-            return Found()
+            return Found(uncertain=True)
 
     async def _heal(self, mount: Mount, route: Route, missing: BlobMissing) -> None:
         """Whichever row named the lost blob, none does from now on."""
@@ -169,6 +182,7 @@ class Pipeline:
             self._tools.observer.warning("damaged_blob", sha256=sha256)
         self._tools.observer.increment("hollow_hits")
         self._tools.observer.warning("hollow_hit", repo=mount.name, path=route.key.path, sha256=sha256)
+        self._tools.unrecorded.forget_blob(sha256)
         await self._tools.ledger.forget_blob(sha256)
         # Else it would count as held until somebody asks for it again.
         await self._tools.ledger.doom([sha256], self._tools.clock())
@@ -186,19 +200,23 @@ class Pipeline:
             case ServeAbsence(entry, reason):
                 raise absence(route, entry)
             case Refuse(fault, _):
-                raise fault
+                raise _refused(found, fault)
             case Relay(reason):
                 return await self._unstored.passed(mount, route, ask, reason)
             case Revalidate(entry, may_serve_stale, reason):
                 if may_serve_stale and self._stale.recently_failed(route.key):
                     why = f"{reason}; the last refresh failed a moment ago"
                     return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
-                plan = Plan(reason, entry, may_serve_stale, found.promise, ask.request_id)
+                plan = Plan(
+                    reason, entry, may_serve_stale, found.promise, ask.request_id, seen=seen_in(found)
+                )
                 return await self._fetched(mount, route, ask, plan)
             case Fetch(reason):
                 if ask.method == "HEAD" and self._head_only(route):
                     return await self._unstored.head(mount, route, ask, found, reason)
-                plan = Plan(reason, promise=route.promise or found.promise, request_id=ask.request_id)
+                promise, why = route.promise or found.promise, withheld(found)
+                seen = seen_in(found)
+                plan = Plan(reason, promise=promise, request_id=ask.request_id, withhold=why, seen=seen)
                 return await self._fetched(mount, route, ask, plan)
 
     def _head_only(self, route: Route) -> bool:
@@ -215,7 +233,7 @@ class Pipeline:
             return await self._around(mount, route, ask, Found(plan.held, plan.promise), lacking)
         fill, began = self._fills.join(mount, route, plan)
         remote = not fill.body_ended
-        leave = _Once(fill.leave)
+        leave = Once(fill.leave)
         try:
             return await self._from_fill(fill, route, ask, plan, leave, began=began, remote=remote)
         except StoreUnavailable as fault:
@@ -223,6 +241,15 @@ class Pipeline:
         finally:
             leave.unless_kept()
         return await self._around(mount, route, ask, await self._find(route), why)
+
+    async def _past(self, mount: Mount, route: Route, ask: Ask, found: Found, why: StoreAway) -> Answer:
+        """Past a store that is away: the same bytes from upstream, once for all who ask."""
+        if mount.policy.offline:
+            raise why
+        try:
+            return await self._fetched(mount, route, ask, instead(found, why, ask))
+        except (UpstreamFault, Busy) as fault:
+            raise why from fault
 
     async def _around(
         self, mount: Mount, route: Route, ask: Ask, found: Found, why: StoreUnavailable
@@ -239,7 +266,7 @@ class Pipeline:
             raise why from fault
 
     async def _from_fill(
-        self, fill: Fill, route: Route, ask: Ask, plan: Plan, leave: _Once, *, began: bool, remote: bool
+        self, fill: Fill, route: Route, ask: Ask, plan: Plan, leave: Once, *, began: bool, remote: bool
     ) -> Answer:
         """`route` is this request's own: it may want another representation than who began."""
         mount = fill.mount
@@ -255,6 +282,8 @@ class Pipeline:
             if stale is None:
                 raise
             return await self._settled(mount, route, ask, plan, stale)
+        remote = remote and not fill.ended_before
+        began = began and not fill.peer
         entry, now = fill.entry, self._tools.clock()
         how = hit(entry, mount.policy, now)
         if remote:
@@ -269,7 +298,7 @@ class Pipeline:
         return await self._tail(fill, ask, opened, how, outcome, leave)
 
     async def _tail(
-        self, fill: Fill, ask: Ask, opened: Opened, how: Provenance, outcome: Outcome, leave: _Once
+        self, fill: Fill, ask: Ask, opened: Opened, how: Provenance, outcome: Outcome, leave: Once
     ) -> Answer:
         """The growing body itself, or a range of it once it is verified (design: cold ranges)."""
         route, spool = fill.route, opened.spool
@@ -313,6 +342,9 @@ class Pipeline:
         match settled.how:
             case "absent":
                 raise absence(route, entry)
+            case "landed":
+                why = f"{plan.reason}; another process has fetched it meanwhile"
+                return await self._shelf.held(mount, route, ask, entry, why, "hit")
             case "refreshed":
                 return await self._shelf.held(mount, route, ask, entry, plan.reason, "revalidated")
             case "stale":
@@ -324,7 +356,8 @@ class Pipeline:
         """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""
         if self._stale.recently_failed(route.key) or self._fills.running(route.key) is not None:
             return
-        plan = Plan("refreshed behind a request", found.entry, True, found.promise, ask.request_id)
+        why, seen = "refreshed behind a request", seen_in(found)
+        plan = Plan(why, found.entry, True, found.promise, ask.request_id, seen=seen)
         fill, _ = self._fills.join(mount, route, plan)
 
         async def wait() -> None:
@@ -349,45 +382,12 @@ class Pipeline:
             await asyncio.wait(list(self._refreshes))
 
 
-class _Once:
-    """Leaving a fill exactly once: here, or when the body that was handed out is closed."""
-
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave = leave
-        self._kept = False
-
-    def keep(self) -> Callable[[], None]:
-        self._kept = True
-        return self._leave
-
-    def unless_kept(self) -> None:
-        if not self._kept:
-            self._leave()
+def _refused(found: Found, fault: Fault) -> Fault:
+    """An index that cannot be asked has not said that it is not held."""
+    if withheld(found) and isinstance(fault, OfflineMiss):
+        return IndexUnavailable("nobody can tell now whether this is held")
+    return fault
 
 
 def _is_held(found: Found) -> bool:
     return found.entry is not None and found.entry.ref is not None
-
-
-def _relayed_only(classified: Route | Reply) -> Route | Reply:
-    """What is not reading never meets the store, whatever a provider says, nor the memo of routes."""
-    if isinstance(classified, Route) and classified.kind is not Kind.PASS:
-        raise MethodRefused("this path can only be read")
-    return classified
-
-
-def _local(mount: Mount, ask: Ask, reply: Reply) -> Answer:
-    headers = [*reply.headers, ("Content-Type", reply.media_type), ("Content-Length", str(len(reply.body)))]
-    if reply.status < 400:
-        headers.append(("X-Artifact-Source", "cache"))
-    outcome = Outcome(
-        "request",
-        repo=mount.name,
-        provider=mount.provider.name,
-        method=ask.method,
-        path=ask.path,
-        result="local",
-    )
-    outcome.caller, outcome.request_id = ask.caller, ask.request_id
-    body: Body = Nothing() if ask.method == "HEAD" else Bytes(reply.body)
-    return Answer(reply.status, headers, body, outcome)

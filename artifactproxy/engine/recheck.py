@@ -36,7 +36,7 @@ class Recheck:
 
     async def locate(self, ref: BlobRef) -> LocalFile | None:
         """As the store does. Raises `BlobMissing` too after setting aside a blob whose bytes are lost or
-        not its name."""
+        not its name, unless the store has it elsewhere too."""
         if not self._active or ref.sha256 in self._good:
             return await self._store.locate(ref)
         # Who comes meanwhile waits: a large file is read once, and its damage told once.
@@ -44,23 +44,35 @@ class Recheck:
             located = await self._store.locate(ref)
             if ref.sha256 in self._good or not isinstance(located, LocalFile):
                 return located
-            await self._check(ref, located)
-            return located
+            if await self._is_good(ref, located):
+                self._good.add(ref.sha256)
+                return located
+            return None  # what was damaged was a copy; the blob itself is read where it lies
 
-    async def _check(self, ref: BlobRef, located: LocalFile) -> None:
-        """Closes the file where it raises."""
+    async def _is_good(self, ref: BlobRef, located: LocalFile) -> bool:
+        """Closes the file where it is not, or raises."""
         good = False
         try:
             good = await asyncio.to_thread(_is, located, ref.sha256)
             if not good:
                 damaged = await self._store.set_aside(ref, located)
-                raise BlobMissing(ref.sha256, damaged=damaged)
+                await self._expect_elsewhere(ref, damaged=damaged)
         except OSError as error:
             raise StoreUnavailable("a blob cannot be read") from error
         finally:
             if not good:
                 os.close(located.fd)
-        self._good.add(ref.sha256)
+        return good
+
+    async def _expect_elsewhere(self, ref: BlobRef, *, damaged: bool) -> None:
+        """Raises `BlobMissing` for a store that had it in this file only."""
+        try:
+            again = await self._store.locate(ref)
+        except BlobMissing as missing:
+            raise BlobMissing(ref.sha256, damaged=damaged) from missing
+        if again is not None:  # put meanwhile: to be found, and checked, by who asks anew
+            os.close(again.fd)
+            raise BlobMissing(ref.sha256, damaged=damaged)
 
 
 def _is(local: LocalFile, sha256: str) -> bool:

@@ -5,16 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 
 from artifactproxy.engine.answer import Answer, Body, Chunks, File, Nothing
-from artifactproxy.engine.describe import Entity, Head, Provenance, entity_of, head_for, hit, revalidated
+from artifactproxy.engine.describe import (
+    Entity,
+    Head,
+    Provenance,
+    elsewhere,
+    entity_of,
+    head_for,
+    hit,
+    revalidated,
+)
 from artifactproxy.engine.documents import Documents
 from artifactproxy.engine.heads import Heads, plain
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Source, Tools
 from artifactproxy.engine.unstored import lacks, outcome_of
 from artifactproxy.engine.usage import Usage
-from artifactproxy.errors import UpstreamAbsent
-from artifactproxy.model import Ask, BlobRef, CacheEntry, Route, Span, View
+from artifactproxy.errors import StoreUnavailable, UpstreamAbsent
+from artifactproxy.model import Ask, BlobRef, CacheEntry, Kind, Route, Span, View
 from artifactproxy.ports import LocalFile, Outcome
+
+JUDGED_THERE = frozenset(("if-match", "if-range", "if-unmodified-since"))
+"""Conditions that a client repeats where it is sent to, and that name our tag and date, not the store's."""
 
 
 class Shelf:
@@ -50,10 +62,13 @@ class Shelf:
                 mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
             )
         head = head_for(ask, entity_of(entry, route, entry.ref.size), how)
-        self._usage.note(entry, ask, sent(head, entry.ref.size))
         if head.empty:
+            self._usage.note(entry, ask, 0)
             return Answer(head.status, head.headers, Nothing(), outcome)
-        body = await self._opened(entry.ref, head.span or Span(0, entry.ref.size))
+        body = await self._opened(route, ask, entry.ref, head.span or Span(0, entry.ref.size))
+        if isinstance(body, str):
+            return self._elsewhere(entry, ask, how, body, outcome)
+        self._usage.note(entry, ask, sent(head, entry.ref.size))
         return Answer(head.status, head.headers, body, outcome)
 
     async def _plain(
@@ -62,15 +77,39 @@ class Shelf:
         """Most hits: a whole file that cannot have changed."""
         if entry.ref is None:
             raise absence(route, entry)
-        body = await self._opened(entry.ref, Span(0, entry.ref.size))
+        body = await self._opened(route, ask, entry.ref, Span(0, entry.ref.size))
+        if isinstance(body, str):
+            how = hit(entry, mount.policy, self._tools.clock())
+            return self._elsewhere(entry, ask, how, body, outcome)
         self._usage.note(entry, ask, entry.ref.size)
         return Answer(200, self._heads.of(entry, route, mount.policy, self._tools.clock()), body, outcome)
 
-    async def _opened(self, ref: BlobRef, span: Span) -> File | Chunks:
+    async def _opened(self, route: Route, ask: Ask, ref: BlobRef, span: Span) -> File | Chunks | str:
+        """The body: a file of this machine, which is the fastest; an address of it; or what the store
+        sends."""
         located = await self._tools.locate(ref)
         if isinstance(located, LocalFile):
             return File(located, span)
-        return Chunks(await self._tools.store.open(ref, span), span.size)
+        address = await self._address(route, ask, ref)
+        return address or Chunks(await self._tools.store.open(ref, span), span.size)
+
+    async def _address(self, route: Route, ask: Ask, ref: BlobRef) -> str | None:
+        redirect = self._tools.redirect
+        if redirect is None or ref.size < redirect.from_bytes or not JUDGED_THERE.isdisjoint(ask.headers):
+            return None
+        if route.kind is not Kind.ARTIFACT and redirect.which != "all":
+            return None
+        try:
+            return await self._tools.store.address(
+                ref, seconds=redirect.seconds, media_type=route.media_type, filename=route.filename
+            )
+        except StoreUnavailable:
+            return None  # the body itself may still be had
+
+    def _elsewhere(self, entry: CacheEntry, ask: Ask, how: Provenance, url: str, outcome: Outcome) -> Answer:
+        self._tools.observer.increment("redirects")
+        self._usage.note(entry, ask, 0)
+        return Answer(307, elsewhere(how, url), Nothing(), outcome)
 
     async def rendered(
         self,

@@ -53,6 +53,7 @@ class Spool:
         self.sealed = False
         self.fault: Fault | None = None
         self.readers = 0
+        self.round = 0  # how often it has started over
         self._hold_back = hold_back
         self._memory_bytes = memory_bytes
         self._space = space
@@ -230,6 +231,8 @@ class Spool:
         self.received = self.written = 0
         self.length = length
         self._half_passed = False
+        self.round += 1
+        self._wake()
         self._claim_announced()
 
     def seal(self) -> None:

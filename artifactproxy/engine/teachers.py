@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import BinaryIO
 
+from artifactproxy.engine.bodies import Bodies, reading
 from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.engine.terms import Opened, Plan, Source, Tools, vouched
-from artifactproxy.errors import BlobMissing, Fault, StoreUnavailable
-from artifactproxy.model import Ask, Fetch, Kind, Promise, Reply, Revalidate, Route
-from artifactproxy.ports import LocalFile
+from artifactproxy.engine.temps import disk_fault
+from artifactproxy.engine.terms import Opened, Plan, Source, Tools, seen_in, vouched, withheld
+from artifactproxy.errors import BlobMissing, Fault, IndexUnavailable, StoreUnavailable
+from artifactproxy.model import Ask, BlobRef, Fetch, Found, Kind, Promise, Reply, Revalidate, Route
 from artifactproxy.rules.freshness import decide
 
 
 class Teachers:
     """Joins the fills of other routes of the same repository, like any other reader."""
 
-    def __init__(self, tools: Tools, fills: FillTable) -> None:
+    def __init__(self, tools: Tools, fills: FillTable, bodies: Bodies) -> None:
         self._tools = tools
+        self._bodies = bodies
         self._fills = fills
 
     async def teach(self, mount: Mount, route: Route) -> Promise | None:
@@ -69,12 +70,16 @@ class Teachers:
     async def _read(self, mount: Mount, route: Route) -> None:
         # The index is held but does not list the file: it may be older than the file.
         ask = Ask(mount.name, route.key.path, headers={"cache-control": "no-cache"})
-        found = await self._tools.index.find(route.key)
+        try:
+            found = await self._tools.index.find(route.key)
+        except IndexUnavailable:
+            found = Found(uncertain=True)  # read all the same: what it promises is remembered meanwhile
         decision = decide(found, route, ask, mount.policy, self._tools.clock())
         if not isinstance(decision, Fetch | Revalidate):
             return
         held = decision.entry if isinstance(decision, Revalidate) else None
-        plan = Plan("read for a file that it should list", held, promise=found.promise)
+        why, seen = "read for a file that it should list", seen_in(found)
+        plan = Plan(why, held, promise=found.promise, seen=seen, withhold=withheld(found))
         fill, _ = self._fills.join(mount, route, plan)
         try:
             if isinstance(await asyncio.shield(fill.opened), Opened):
@@ -97,23 +102,27 @@ class Teachers:
         found = await self._tools.index.find(route.key)
         if found.entry is not None and found.entry.ref is not None:
             try:
-                local = await self._tools.locate(found.entry.ref)
-                if isinstance(local, LocalFile):
-                    return os.fdopen(local.fd, "rb")
+                return await self._held(found.entry.ref)
             except BlobMissing:
                 await self._tools.ledger.forget_blob(found.entry.ref.sha256)
-        plan = Plan("fetched for its metadata", promise=found.promise)
+        plan = Plan("fetched for its metadata", promise=found.promise, seen=seen_in(found))
         fill, _ = self._fills.join(mount, route, plan)
         try:
-            if not isinstance(await asyncio.shield(fill.opened), Opened):
-                return None
-            entry = await asyncio.shield(fill.done)
-            await asyncio.wait((fill.ended,))
-            if entry.ref is None:
-                return None
-            local = await self._tools.locate(entry.ref)
-            return os.fdopen(local.fd, "rb") if isinstance(local, LocalFile) else None
+            opened = await asyncio.shield(fill.opened)
+            if isinstance(opened, Opened):
+                await asyncio.shield(fill.done)
+                return reading(opened.spool)  # whatever becomes of storing it
+            ref = opened.entry.ref
+            return None if ref is None else await self._held(ref)
         except BlobMissing as error:
             raise StoreUnavailable("the file was not kept, so nothing can be read from it") from error
+        except OSError as error:
+            raise disk_fault(error) from error
         finally:
             fill.leave()
+
+    async def _held(self, ref: BlobRef) -> BinaryIO:
+        try:
+            return await self._bodies.reading(ref)
+        except OSError as error:
+            raise disk_fault(error) from error

@@ -16,26 +16,41 @@ def no_memory() -> Busy:
 class TempSpace:
     """Where temp files come from, and how many bytes they may hold together.
 
-    `free` tells the bytes that may still be used on the disk. Both raise `StoreFull`.
+    `free` tells the bytes that may still be used on the disk. `make_room` is asked to give so many
+    bytes back at once, and may. Both raise `StoreFull`.
     """
 
-    def __init__(self, new_path: Callable[[], Path], free: Callable[[], int], quota_bytes: int) -> None:
+    def __init__(
+        self,
+        new_path: Callable[[], Path],
+        free: Callable[[], int],
+        quota_bytes: int,
+        make_room: Callable[[int], None] = lambda _size: None,
+    ) -> None:
         self.new_path = new_path
         self._free = free
         self._quota = quota_bytes
+        self._make_room = make_room
         self.used = 0
 
     def expect(self, size: int) -> None:
         """Refuse a body that cannot fit before its first byte is asked for."""
-        if self.used + size > self._quota:
-            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+        short = max(self.used + size - self._quota, size - self._free())
+        if short > 0:
+            self._make_room(short)
+        self._refuse_above(size)
         if size > self._free():
             raise StoreFull("the disk is too full to store this body")
 
     def take(self, size: int) -> None:
         if self.used + size > self._quota:
-            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
+            self._make_room(self.used + size - self._quota)
+        self._refuse_above(size)
         self.used += size
+
+    def _refuse_above(self, size: int) -> None:
+        if self.used + size > self._quota:
+            raise StoreFull("temporary space is used up by running downloads; raise limits.temp_bytes")
 
     def give_back(self, size: int) -> None:
         self.used -= size

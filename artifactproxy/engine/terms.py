@@ -8,14 +8,16 @@ from typing import Literal
 
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.unrecorded import Unrecorded
+from artifactproxy.engine.waiting import Waiting
 from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
 from artifactproxy.limits import Limits
 from artifactproxy.model import (
     FIRST_SIGHT,
-    ArtifactKey,
     BlobRef,
     CacheEntry,
     Digest,
+    Found,
     Header,
     Kind,
     Promise,
@@ -57,16 +59,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """No new body: the row that answers, and how it came to."""
+    """No new body: the row that answers, and how it came to; `landed`: another process wrote it."""
 
     entry: CacheEntry
-    how: Literal["refreshed", "absent", "stale"]
+    how: Literal["refreshed", "absent", "stale", "landed"]
     fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Why a fill is made, what is already held, and what is promised."""
+    """Why a fill is made, what is already held, and what is promised. `seen` is the generation of the
+    row that was found, -1 where there was none."""
 
     reason: str
     held: CacheEntry | None = None
@@ -77,6 +80,21 @@ class Plan:
     lost: CacheEntry | None = None
     """The row whose bytes are gone and are fetched once more: nobody's use, and of an artifact only
     the same bytes will do."""
+    seen: int = -1
+    withhold: str = ""
+    """Why what comes must not be stored, "" if it may: then it is a bypass like others, still one for
+    all who ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Whole bodies that clients are sent to the store for, where it has addresses: those of artifacts, with
+    `which` "all" also documents that leave as they are stored; from `from_bytes` on, by an address that
+    holds for `seconds`."""
+
+    which: Literal["blobs", "all"]
+    from_bytes: int = 2**20
+    seconds: float = 900.0
 
 
 @dataclass(slots=True)
@@ -97,10 +115,29 @@ class Tools:
     teach: Callable[[Mount, Route], Coroutine[None, None, Promise | None]]
     derive: Callable[[Mount, Route], Awaitable[bytes | None]]
     locate: Locate
+    unrecorded: Unrecorded
+    waiting: Waiting
+    redirect: Redirect | None = None
 
 
 def vouched(promise: Promise | None) -> bool:
     return promise is not None and bool(promise.digests)
+
+
+def seen_in(found: Found) -> int:
+    """`Plan.seen` for what was found."""
+    return found.entry.generation if found.entry is not None else -1
+
+
+def withheld(found: Found) -> str:
+    """`Plan.withhold` for what was found: where no row is known, others may have one by now."""
+    return IndexUnavailable.code if found.uncertain and found.entry is None else ""
+
+
+def sha256_of(promise: Promise | None) -> str:
+    """The promised sha256, "" if none is known."""
+    digest = promise.digest("sha256") if promise is not None else None
+    return digest.hex if digest is not None else ""
 
 
 def first_sight(entry: CacheEntry) -> Promise:
@@ -144,7 +181,3 @@ def cause_of(fault: Fault) -> str:
 
 def wants_teaching(route: Route, promise: Promise | None) -> bool:
     return route.kind is Kind.ARTIFACT and bool(route.teachers) and not vouched(promise)
-
-
-def lease_name(key: ArtifactKey) -> str:
-    return f"{key.repo}\n{key.path}\n{key.variant}"

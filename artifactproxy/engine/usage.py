@@ -24,6 +24,7 @@ class Usage:
         self._touch_every = touch_every
         self._touched: set[ArtifactKey] = set()
         self._lines: dict[_Line, list[int]] = {}
+        self._waits = False
 
     def note(self, entry: CacheEntry, ask: Ask, size: int) -> None:
         """Count one answer of `size` bytes."""
@@ -40,13 +41,32 @@ class Usage:
         line[1] += size
 
     async def flush(self) -> None:
-        """Write what was collected; what cannot be written is lost, as a cache's ledger may."""
+        """Write what was collected. What an index that is away cannot take is kept, within the bound."""
         touched, self._touched = self._touched, set()
         lines, self._lines = self._lines, {}
         try:
             if touched:
                 await self._index.touch(touched, self._clock())
+                touched = set()
             if lines:
                 await self._index.count([Use(*line, *numbers) for line, numbers in lines.items()])
         except IndexUnavailable as fault:
-            self._observer.warning("usage_lost", error=fault.code, rows=len(lines))
+            self._keep(touched, lines)
+            if not self._waits:
+                self._observer.warning("usage_waits", error=fault.code, rows=len(lines))
+            self._waits = True
+            return
+        self._waits = False
+
+    def _keep(self, touched: set[ArtifactKey], lines: dict[_Line, list[int]]) -> None:
+        self._touched |= touched
+        for line, (requests, size) in lines.items():
+            numbers = self._lines.setdefault(line, [0, 0])
+            numbers[0] += requests
+            numbers[1] += size
+
+    async def close(self) -> None:
+        """Write what can be written; the rest is lost, as a cache's ledger may be."""
+        await self.flush()
+        if self._lines or self._touched:
+            self._observer.warning("usage_lost", rows=len(self._lines))

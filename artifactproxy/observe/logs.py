@@ -29,6 +29,7 @@ _ENCODED_MAX = 4096
 _FACT_LIMIT = 8192
 _PIPE_WRITE = 4096  # POSIX: a pipe that polls writable takes this much without blocking
 _BACKLOG_BYTES = 4 * 1024 * 1024
+_LEVELS_WITHOUT_NOTICES = frozenset({"warning", "error"})
 
 _as_json = json.JSONEncoder(separators=(",", ":"), default=str).encode
 # What stands before `://` is not looked for: in a long word that would take the square of its length.
@@ -60,7 +61,8 @@ def _clean(value: str | float) -> str | float:
 class JsonLog:
     """Writes to the file descriptor `fd`, at most `every` seconds or `size` bytes late.
 
-    `dropped` counts lines lost to a full disk, a closed pipe or a reader that does not keep up.
+    `dropped` counts lines lost to a full disk, a closed pipe or a reader that does not keep up. At the
+    `level`s `warning` and `error` only warnings are written: there is nothing above them.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class JsonLog:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.dropped = 0
+        self.level = "info"
         self._fd = fd
         self._every = every
         self._size = size
@@ -85,6 +88,8 @@ class JsonLog:
 
     def outcome(self, outcome: Outcome) -> None:
         """One line; empty fields are left out."""
+        if self.level in _LEVELS_WITHOUT_NOTICES:
+            return
         values = _read_fields(outcome)
         rest = self._encoded.get(values)
         if rest is None or outcome.extra:
@@ -106,6 +111,8 @@ class JsonLog:
         self._encoded[values] = line
 
     def notice(self, event: str, **facts: str | float) -> None:
+        if self.level in _LEVELS_WITHOUT_NOTICES:
+            return
         self._add(f'{{"time":"{self._time()}",{_encode({"event": event, **facts})[1:]}')
 
     def warning(self, event: str, **facts: str | float) -> None:
@@ -175,7 +182,9 @@ class JsonLog:
                 if self._is_file:
                     at += os.write(self._fd, text[at:])
                 elif _is_ready(self._fd):
-                    at += os.write(self._fd, text[at : at + _PIPE_WRITE])
+                    # Several processes may write to one pipe: whole lines stay whole.
+                    end = text.rfind(b"\n", at, at + _PIPE_WRITE) + 1
+                    at += os.write(self._fd, text[at : end or at + _PIPE_WRITE])
                 else:
                     return text[at:]
             except (BlockingIOError, InterruptedError):

@@ -3,6 +3,9 @@
 A request costs a few dictionary updates; families are built when somebody asks. Label values come
 from bounded sets only: mounted repositories, results and codes that the program knows. Everything
 else is `other`, so hostile names cannot grow the exposition.
+
+Several processes of one instance are shown as one: each tells its `numbers` as JSON values, and one
+of them adds them up. What a process that died had counted goes on in its successor.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -26,7 +30,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 SERIES = 200  # of one metric that others name freely
 
 RESULTS = frozenset(["hit", "miss", "stale", "revalidated", "absent", "relay", "local", "error"])
-FILL_RESULTS = frozenset(["stored", "refreshed", "absent", "unstored", "failed"])
+FILL_RESULTS = frozenset(["stored", "refreshed", "absent", "unstored", "failed", "followed", "landed"])
 _SOURCES = frozenset({"remote", "cache"})
 _ABORTS = frozenset({"client_left", "client_slow", "shutdown"})
 _REJECTIONS = frozenset({400, 403, 405, 408, 413, 417, 421, 505, 508})
@@ -40,7 +44,7 @@ _FINER = frozenset(
         "checking", "client_left", "client_slow", "closed", "connect_timeout", "connections",
         "coordination_unavailable", "descriptors", "downgrade", "empty", "expectation",
         "first_byte", "head_too_large", "helper", "helper_slow", "hollow", "http_version",
-        "index_busy", "index_damaged", "index_missing", "index_newer", "length", "no_answer",
+        "index_busy", "index_damaged", "index_missing", "index_newer", "length", "no_answer", "no_pass",
         "no_resume", "overlong", "redirects", "request_bodies", "short_body", "shutdown",
         "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
         "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
@@ -60,11 +64,33 @@ def _codes(root: type[errors.Fault]) -> frozenset[str]:
 _STORE = (
     _codes(errors.StoreUnavailable)
     | {errors.IndexUnavailable.code, "store_temp", "hollow", "helper", "helper_slow"}
-    | {"index_busy", "index_damaged", "index_gone", "index_full", "index_readonly", "index_unopened"}
+    | {
+        "index_away",
+        "index_busy",
+        "index_damaged",
+        "index_gone",
+        "index_full",
+        "index_readonly",
+        "index_refused",
+        "index_slow",
+        "index_unopened",
+    }
 )
 KNOWN_CODES = _codes(errors.Fault) | _FINER | _STORE | {"descriptors", "memory", "missing", "unreadable"}
 
 _Labels = tuple[str, ...]
+Numbers = dict[str, Any]
+
+# Gauges that every process of an instance tells of the same thing; the others add up.
+_SAME = frozenset({"degraded", "scrub_finished", "tier_bytes"})
+_PROCESS = {
+    "process_virtual_memory_bytes": "Address space, in bytes.",
+    "process_resident_memory_bytes": "Memory in use, in bytes.",
+    "process_open_fds": "Open files.",
+    "process_max_fds": "Files that may be open.",
+    "process_start_time_seconds": "When the (oldest) process began, in POSIX seconds.",
+}
+_CPU = "process_cpu_seconds"
 
 _HELP = {
     "requests": "Requests answered, by repository, result and class of status.",
@@ -74,18 +100,42 @@ _HELP = {
     "integrity_failures": "Bytes that were not those that were promised.",
     "resumes": "Transfers continued after a break.",
     "client_aborts": "Answers that ended before their last byte.",
+    "takeovers": "Transfers that went on here after the process that had begun them was gone.",
+    "peer_fills": "Requests of other processes for what is being fetched here, by what they got.",
+    "peer_errors": "Processes that fetch something and could not be followed, or broke off.",
     "store_errors": "Failures of the blob store or the index.",
     "rejected": "Requests refused at the door or by a rule.",
     "warnings": "Warnings in the log.",
+    "workers": "Processes that serve together.",
+    "workers_restarted": "Processes that were started in place of one that ended.",
+    "workers_silent": "Processes that did not say what they have counted; what was last known of them is shown.",
+    "config_reload": "Configurations that were read while running, by what became of them.",
+    "lock_lost": "Leases that ended under their holder.",
+    "redis_timeouts": "Looks that Redis did not answer in time.",
+    "redis_errors": "Other failures of Redis, by cause.",
+    "bulletin_dropped": "Messages to other processes that could not wait any longer.",
+    "store_retries": "Requests to the bucket that were sent again.",
     "degraded": "1 while a dependency is unusable.",
     "scrub_blobs": "Blobs that were hashed again.",
     "scrub_bytes": "Bytes that were read for that.",
     "scrub_bad": "Blobs that were not as they must be, by what was wrong with them.",
     "scrub_finished": "When the last whole scrub ended, in POSIX seconds.",
+    "tier_bytes": "What the local tier holds, as far as this process knows.",
+    "tier_hits": "Reads from a local copy of a blob.",
+    "tier_misses": "Reads for which there was no whole local copy.",
+    "tier_evicted_bytes": "Local copies that were removed for others.",
+    "redirects": "Hits that were answered with an address of the store.",
     "loop_lag_seconds": "How late a beat of the event loop came.",
     "request_seconds": "Time from the request to the last byte.",
     "fill_seconds": "Time of a whole transfer from upstream.",
 }
+
+
+def _told(families: Mapping[str, tuple[_Labels, dict[_Labels, float]]]) -> list[Any]:
+    return [
+        [name, names, [[labels, value] for labels, value in series.items()]]
+        for name, (names, series) in families.items()
+    ]
 
 
 class _Histogram:
@@ -99,6 +149,10 @@ class _Histogram:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.total += seconds
 
+    def take(self, counts: Sequence[int], total: float) -> None:
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
+        self.total += total
+
     def buckets(self) -> list[tuple[str, float]]:
         sums, running = [], 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
@@ -108,19 +162,20 @@ class _Histogram:
 
 
 class Metrics(Collector):
-    """Counts outcomes. `repos` are the repositories that get a label of their own."""
+    """Counts outcomes. `repos` are the repositories that get a label of their own; they may change.
+    `process` False: the sum of several processes, for one look at it."""
 
-    def __init__(self, repos: Iterable[str] = ()) -> None:
-        self._repos = frozenset(repos)
+    def __init__(self, repos: Iterable[str] = (), *, process: bool = True) -> None:
+        self.repos = frozenset(repos)
         self._counters: dict[str, tuple[_Labels, dict[_Labels, float]]] = {}
         self._gauges: dict[str, tuple[_Labels, dict[_Labels, float]]] = {}
         self._histograms: dict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self._lag = _Histogram()
         self._requests: dict[tuple[str, str, int], int] = defaultdict(int)
         self._sent: dict[tuple[str, str], int] = defaultdict(int)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
+        self._cpu_before = 0.0
+        self._process: dict[str, float] = {}
+        self._own = ProcessCollector(namespace=PREFIX.rstrip("_"), registry=None) if process else None
         self.increment("resumes", 0)
 
     def outcome(self, outcome: Outcome) -> None:
@@ -144,12 +199,68 @@ class Metrics(Collector):
     def lag(self, seconds: float) -> None:
         self._lag.add(seconds)
 
-    def exposition(self) -> bytes:
-        """Prometheus text format."""
-        return generate_latest(self._registry)
+    def exposition(self, parts: Sequence[Numbers] = ()) -> bytes:
+        """Prometheus text format, of all who told `parts`; without them of this process."""
+        shown = Metrics(process=False)
+        for numbers in parts or [self.numbers()]:
+            shown.add(numbers)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(shown)
+        return generate_latest(registry)
+
+    def numbers(self) -> Numbers:
+        """Everything counted, as JSON values."""
+        return {
+            "requests": [[*of, count] for of, count in self._requests.items()],
+            "sent": [[*of, count] for of, count in self._sent.items()],
+            "histograms": [[*of, each.counts, each.total] for of, each in self._histograms.items()],
+            "lag": [self._lag.counts, self._lag.total],
+            "counters": _told(self._counters),
+            "gauges": _told(self._gauges),
+            "process": self._read_process(),
+        }
+
+    def add(self, numbers: Numbers, *, counters_only: bool = False) -> None:
+        """Take over what another process has counted; of one that has ended only `counters_only`."""
+        for repo, result, group, count in numbers["requests"]:
+            self._requests[repo, result, group] += count
+        for repo, source, count in numbers["sent"]:
+            self._sent[repo, source] += count
+        for of, result, counts, total in numbers["histograms"]:
+            self._histograms[of, result].take(counts, total)
+        self._lag.take(*numbers["lag"])
+        for name, names, series in numbers["counters"]:
+            _, mine = self._counters.setdefault(name, (tuple(names), {}))
+            for labels, value in series:
+                mine[tuple(labels)] = mine.get(tuple(labels), 0.0) + value
+        self._cpu_before += numbers["process"].get(_CPU, 0.0)
+        if not counters_only:
+            self._add_gauges(numbers)
+
+    def _add_gauges(self, numbers: Numbers) -> None:
+        for name, names, series in numbers["gauges"]:
+            _, mine = self._gauges.setdefault(name, (tuple(names), {}))
+            join: Callable[[float, float], float] = max if name in _SAME else float.__add__
+            for labels, value in series:
+                before = mine.get(tuple(labels))
+                mine[tuple(labels)] = float(value) if before is None else join(before, float(value))
+        for name, value in numbers["process"].items():
+            before = self._process.get(name)
+            if name == "process_start_time_seconds":
+                self._process[name] = value if before is None else min(before, value)
+            else:
+                self._process[name] = value + (before or 0.0)
+
+    def _read_process(self) -> dict[str, float]:
+        """Of this process, its processor time with that of those it succeeds."""
+        found = {family.name.removeprefix(PREFIX): family.samples[0].value for family in self._families()}
+        return found | {_CPU: found.get(_CPU, 0.0) + self._cpu_before}
+
+    def _families(self) -> list[Metric]:
+        return [family for family in self._own.collect() if family.samples] if self._own else []
 
     def _request(self, outcome: Outcome) -> None:
-        repo = outcome.repo if outcome.repo in self._repos else "other"
+        repo = outcome.repo if outcome.repo in self.repos else "other"
         result = outcome.result if outcome.result in RESULTS else "other"
         self._requests[repo, result, outcome.status // 100] += 1
         self._histograms["request_seconds", result].add(outcome.seconds)
@@ -165,7 +276,7 @@ class Metrics(Collector):
             self.increment("store_errors", kind=outcome.error)
 
     def _fill(self, outcome: Outcome) -> None:
-        repo = outcome.repo if outcome.repo in self._repos else "other"
+        repo = outcome.repo if outcome.repo in self.repos else "other"
         result = outcome.result if outcome.result in FILL_RESULTS else "other"
         self.increment("fills", repo=repo, result=result)
         self._histograms["fill_seconds", result].add(outcome.seconds)
@@ -187,7 +298,7 @@ class Metrics(Collector):
 
     def _bounded(self, name: str, value: str) -> str:
         if name in ("repo", "remote"):
-            return value if value in self._repos else "other"
+            return value if value in self.repos else "other"
         if name in ("kind", "reason"):
             return value if value in KNOWN_CODES else "other"
         return value
@@ -217,11 +328,21 @@ class Metrics(Collector):
             for labels, value in series.items():
                 gauge.add_metric(labels, value)
             yield gauge
+        yield from self._process_families()
         build = GaugeMetricFamily(
             PREFIX + "build_info", "Versions of this program.", labels=("version", "python")
         )
         build.add_metric((__version__, platform.python_version()), 1)
         yield build
+
+    def _process_families(self) -> Iterator[Metric]:
+        if self._process:
+            yield CounterMetricFamily(
+                PREFIX + _CPU, "Processor time, in seconds.", value=round(self._cpu_before, 3)
+            )
+        for name, help_text in _PROCESS.items():
+            if name in self._process:
+                yield GaugeMetricFamily(PREFIX + name, help_text, value=self._process[name])
 
     def _request_counts(self) -> CounterMetricFamily:
         family = CounterMetricFamily(
@@ -259,9 +380,13 @@ class Observations:
     def lag(self, seconds: float) -> None:
         self.metrics.lag(seconds)
 
-    def exposition(self) -> bytes:
+    def exposition(self, parts: Sequence[Numbers] = ()) -> bytes:
         self.metrics.gauge("log_lines_dropped", self.log.dropped)
-        return self.metrics.exposition()
+        return self.metrics.exposition(parts)
+
+    def numbers(self) -> Numbers:
+        self.metrics.gauge("log_lines_dropped", self.log.dropped)
+        return self.metrics.numbers()
 
     def close(self) -> None:
         self.log.close()

@@ -72,10 +72,11 @@ class Growing(Protocol):
 
 class Intake(Protocol):
     """A put that began before its body was whole. Nothing is visible until `finish` returned, and one
-    of the two is always called."""
+    of the two is always called; `abandon` also after a `finish` that raised `StoreAway` for good."""
 
     async def finish(self, ref: BlobRef, path: Path) -> None:
-        """The body is verified: from here on like `BlobStore.put` of the file at `path`."""
+        """The body is verified: from here on like `BlobStore.put` of the file at `path`. After `StoreAway`
+        it may be called again."""
 
     async def abandon(self) -> None:
         """Forget it; what was sent already goes. Never raises."""
@@ -103,7 +104,9 @@ class BlobStore(Adapter, Protocol):
     are written and holds no more of them than its share of the store's bound; whatever becomes of it,
     the body's owner never waits for it before `finish`. B15 address is optional help and may always be
     None; an address is of a blob that is there now, for GET only, and ends by itself. B16 a store that is
-    away (its network, its service, its credentials) raises `StoreAway`, also where it cannot tell.
+    away (its network, its service, its credentials) raises `StoreAway`, also where it cannot tell; a put
+    that ends so leaves the file at `path` to its owner, who tries again from it. B17 tidy finishes what
+    dead or failed puts left; called seldom, by one process.
     """
 
     async def put(self, ref: BlobRef, path: Path) -> None:
@@ -131,6 +134,9 @@ class BlobStore(Adapter, Protocol):
 
     def scan(self) -> AsyncIterator[tuple[BlobRef, float]]:
         """Every blob with its age in seconds since it was last put."""
+
+    async def tidy(self) -> int:
+        """How many it finished."""
 
 
 # --- metadata -------------------------------------------------------------------------------
@@ -391,7 +397,7 @@ class Outcome:
 
     `what` is `request` or `fill`. `result` for requests: `hit`, `miss`, `stale`, `revalidated`,
     `absent`, `relay`, `local`, `error`; for fills: `stored`, `refreshed`, `absent`, `unstored`,
-    `failed`. Seconds are durations.
+    `failed`, and where another process stores it: `followed`, `landed`. Seconds are durations.
     """
 
     what: str

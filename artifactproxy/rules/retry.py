@@ -56,3 +56,17 @@ class Breaker:
     def gated(self, until: float) -> Breaker:
         """Upstream asked to be left alone until then (429, Retry-After)."""
         return replace(self, gated_until=max(self.gated_until, until))
+
+    @property
+    def earned(self) -> bool:
+        """Opened by failures of our own, not only by what others said."""
+        return self.opened > 0 and self.failures > 0
+
+    def suspected(self, now: float) -> Breaker:
+        """Others found it failing: half-open, so that the next request is a probe and decides. It is
+        not opened, or one replica that cannot reach an upstream would take it from all of them."""
+        return self if self.opened else replace(self, opened=1, open_until=now)
+
+    def vindicated(self, now: float) -> Breaker:
+        """Others reached it: the next request is a probe, now."""
+        return replace(self, open_until=min(self.open_until, now))

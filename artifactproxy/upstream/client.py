@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
@@ -21,6 +21,7 @@ from artifactproxy import __version__
 from artifactproxy.errors import (
     Busy,
     Fault,
+    PeerGone,
     UpstreamBlocked,
     UpstreamBroken,
     UpstreamFault,
@@ -28,7 +29,7 @@ from artifactproxy.errors import (
 )
 from artifactproxy.limits import RemoteLimits
 from artifactproxy.model import Header, UpstreamHead
-from artifactproxy.ports import Clock, Observer, UpstreamRequest
+from artifactproxy.ports import Bulletin, Clock, Observer, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.http import parse_retry_after
 from artifactproxy.upstream import faults
 from artifactproxy.upstream.auth import Credential
@@ -43,6 +44,8 @@ from artifactproxy.upstream.guard import (
     origin_of,
     split_origin,
 )
+from artifactproxy.upstream.news import News
+from artifactproxy.upstream.peers import PeerClient
 from artifactproxy.upstream.pool import Attempt, Sessions, Way
 from artifactproxy.upstream.transfer import Transfer, read_head
 
@@ -79,8 +82,8 @@ class RemoteAccess:
 class UpstreamClient:
     """Everything that leaves towards upstream, for all remotes of this process.
 
-    State of origins (breaker, pauses, queues) is shared by all remotes that use them. `lookup`
-    replaces the system's resolver.
+    State of origins (breaker, pauses, queues) is shared by all remotes that use them, and by `bulletin`
+    with other processes. `lookup` replaces the system's resolver.
     """
 
     def __init__(
@@ -91,17 +94,25 @@ class UpstreamClient:
         observer: Observer | None = None,
         clock: Clock,
         lookup: Lookup | None = None,
+        bulletin: Bulletin | None = None,
+        peers: PeerClient | None = None,
     ) -> None:
+        self._peers = peers
         self._remotes = {name: _normal(access) for name, access in remotes.items()}
         self._gates = Gates(total_connections)
         self._sessions = Sessions(lookup, self._heard_noise)
         self._observer = observer
         self._clock = clock
         self._closed = False
+        self._news = News(self._gates, bulletin, observer, clock)
 
     @asynccontextmanager
-    async def open(self, request: UpstreamRequest) -> AsyncIterator[Transfer]:
+    async def open(self, request: UpstreamRequest) -> AsyncIterator[UpstreamReply]:
         """Raises any `UpstreamFault`, and `Busy` when too many requests wait already."""
+        if request.peer:
+            async with self._followed(request) as reply:
+                yield reply
+            return
         try:
             transfer = await self._arrive(request, self._remotes[request.remote])
         except Fault as fault:
@@ -115,6 +126,17 @@ class UpstreamClient:
         finally:
             transfer.close()
 
+    def _followed(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]:
+        """Another process that asks upstream for us; its faults are no upstream's."""
+        if self._peers is None:
+            raise PeerGone("no other process is known here")
+        return self._peers.open(request, self._remotes[request.remote].limits)
+
+    @property
+    def peers(self) -> PeerClient | None:
+        """The way to the other processes, for who hands a request on to one of them."""
+        return self._peers
+
     async def check(self) -> None:
         """No single upstream makes the program unready; `states` tells about each."""
         if self._closed:
@@ -123,17 +145,27 @@ class UpstreamClient:
     async def close(self) -> None:
         self._closed = True
         await self._sessions.close()
+        if self._peers is not None:
+            await self._peers.close()
 
     def states(self) -> dict[str, OriginState]:
         """Every origin that was asked since the start, by `scheme://host:port`."""
         now = _now()
         return {gate.origin: gate.state(now) for gate in self._gates}
 
+    def replace(self, remotes: Mapping[str, RemoteAccess]) -> None:
+        """Reach them so from the next request on; transfers under way go on over their connections. A
+        remote that is gone stays known to those that still speak with it. Files of authorities are
+        read anew."""
+        self._remotes |= {name: _normal(access) for name, access in remotes.items()}
+        self._sessions.renew()
+
     def recover(self, origin: str) -> bool:
         """Forget an origin's failures and pauses; False if it was never asked."""
         gate = self._gates.find(origin_of(origin))
         if gate is not None:
             gate.recover()
+            self._news.recovered(gate.origin)
         return gate is not None
 
     async def _arrive(self, request: UpstreamRequest, access: RemoteAccess) -> Transfer:
@@ -160,7 +192,7 @@ class UpstreamClient:
     async def _ask(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> Transfer:
         """One hop: a place, one exchange, and what it says about the origin."""
         await self.check()
-        gate = self._gates.of(origin_of(url), access.limits)
+        gate = self._gates.of(origin_of(url), access.limits, _now())
         gate.refuse(_now())  # at once rather than after a turn in the queue
         with ExitStack() as stack:
             await self._gates.take(gate, access.limits)
@@ -232,23 +264,20 @@ class UpstreamClient:
                     raise fault from exc
 
     def _count_failure(self, gate: Gate) -> None:
-        if gate.failed(_now()) and self._observer is not None:
-            wait = gate.state(_now()).retry_after
-            self._observer.warning("upstream_breaker_open", origin=gate.origin, seconds=wait)
+        if gate.failed(_now()):
+            self._news.opened(gate)
 
     def _count_status(self, gate: Gate, head: UpstreamHead, method: str) -> None:
         asked = head.headers.get("retry-after", "")
         if head.status == 429 or (head.status == 503 and asked):
             wait = parse_retry_after(asked, self._clock())
-            seconds = gate.pause(_now(), wait or 0.0)
-            if self._observer is not None:
-                self._observer.warning("upstream_gate", origin=gate.origin, seconds=seconds)
+            self._news.paused(gate, gate.pause(_now(), wait or 0.0))
         elif head.status >= 500:
             # A service beside the files (an audit) may be broken for days; the files are not.
             if method in ("GET", "HEAD"):
                 self._count_failure(gate)
-        else:
-            gate.succeeded()
+        elif gate.succeeded(_now()):
+            self._news.recovered(gate.origin)
 
     def _heard_noise(self, host: str) -> None:
         if self._observer is not None:

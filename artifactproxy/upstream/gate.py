@@ -5,7 +5,8 @@ bounded number of requests that may be under way or waiting. Times are the event
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from artifactproxy.errors import Busy, UpstreamBusy, UpstreamUnreachable
 from artifactproxy.limits import RemoteLimits
 from artifactproxy.rules.retry import Breaker
 
+HEARSAY = 1000  # origins
 _PROBE_WAIT = 1.0  # seconds to wait while another request probes
 
 
@@ -63,6 +65,18 @@ class OriginState:
     queued: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hearsay:
+    """`pause_until` in the loop's time; `failing` None where nobody said anything."""
+
+    pause_until: float = 0.0
+    failing: bool | None = None
+
+    def joined(self, later: Hearsay) -> Hearsay:
+        failing = self.failing if later.failing is None else later.failing
+        return Hearsay(max(self.pause_until, later.pause_until), failing)
+
+
 class Gate:
     """One origin (scheme, host, port): may it be asked now, and what came of it."""
 
@@ -72,6 +86,7 @@ class Gate:
         self.slots = Slots(limits.connections_per_host)
         self.breaker = Breaker()
         self._probing = False
+        self._answered = -math.inf  # when it last did
 
     @contextmanager
     def attempt(self, now: float) -> Iterator[None]:
@@ -106,14 +121,30 @@ class Gate:
         self.breaker = self.breaker.after_failure(now, self.limits)
         return self.breaker.opened > opened
 
-    def succeeded(self) -> None:
+    def succeeded(self, now: float) -> bool:
+        """It answered; True if that ends failures of which others were told."""
+        earned = self.breaker.earned
+        self._answered = now
         self.breaker = self.breaker.after_success()
+        return earned
 
     def pause(self, now: float, seconds: float) -> float:
         """It answered, and asked for a pause; returns the seconds after clamping."""
         seconds = min(max(seconds, 1.0), self.limits.retry_after_max)
+        self._answered = now
         self.breaker = self.breaker.after_success().gated(now + seconds)
         return seconds
+
+    def heed(self, now: float, told: Hearsay) -> None:
+        """What other processes said of it. A pause is as good as one that we were asked for, within our
+        own limits; of failures what we saw ourselves counts more."""
+        left = min(told.pause_until - now, self.limits.retry_after_max)
+        if left > 0:
+            self.breaker = self.breaker.gated(now + left)
+        if told.failing is False:
+            self.breaker = self.breaker.vindicated(now)
+        elif told.failing and now - self._answered > self.limits.breaker_open:
+            self.breaker = self.breaker.suspected(now)
 
     def recover(self) -> None:
         """Forget failures and pauses: the next request goes out."""
@@ -137,15 +168,30 @@ class Gates:
     def __init__(self, total: int) -> None:
         self.total = Slots(total)
         self._gates: dict[str, Gate] = {}
+        self._hearsay: OrderedDict[str, Hearsay] = OrderedDict()
 
-    def of(self, origin: str, limits: RemoteLimits) -> Gate:
+    def of(self, origin: str, limits: RemoteLimits, now: float) -> Gate:
         """The gate of an origin; the limits of the remote that asked first apply to it."""
         gate = self._gates.get(origin)
         if gate is None:
             if len(self._gates) >= 10_000:
                 self._forget_idle()
             gate = self._gates[origin] = Gate(origin, limits)
+            told = self._hearsay.pop(origin, None)
+            if told is not None:
+                gate.heed(now, told)
         return gate
+
+    def heed(self, origin: str, told: Hearsay, now: float) -> None:
+        """Others spoke of an origin, which may not have been asked here yet: its limits are known when
+        it is. Of such origins the last `HEARSAY` are remembered."""
+        gate = self._gates.get(origin)
+        if gate is not None:
+            gate.heed(now, told)
+            return
+        self._hearsay[origin] = self._hearsay.pop(origin, Hearsay()).joined(told)
+        if len(self._hearsay) > HEARSAY:
+            self._hearsay.popitem(last=False)
 
     def find(self, origin: str) -> Gate | None:
         return self._gates.get(origin)

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +31,11 @@ class Pool(aiohttp.TCPConnector):
 
     on_noise: Callable[[str], None] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a connection is taken, or about to be."""
+        return bool(self._acquired)
+
     async def _get(self, key: Any, traces: Any) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
@@ -42,6 +47,11 @@ class Pool(aiohttp.TCPConnector):
                 self.on_noise(key.host)
             connection.close()
         return None
+
+
+def _busy(session: aiohttp.ClientSession) -> bool:
+    connector = session.connector
+    return isinstance(connector, Pool) and connector.busy
 
 
 def _silent(transport: asyncio.Transport | None) -> bool:
@@ -99,6 +109,8 @@ class Sessions:
         self._on_noise = on_noise
         self._sessions: dict[Way, aiohttp.ClientSession] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._retired: list[aiohttp.ClientSession] = []
+        self._closing: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
 
     async def get(self, way: Way) -> aiohttp.ClientSession:
@@ -107,9 +119,23 @@ class Sessions:
         if session is not None:
             return session
         async with self._lock:
-            if way not in self._sessions:
-                self._sessions[way] = self._make(way, await self._context(way.ca))
-        return self._sessions[way]
+            session = self._sessions.get(way)
+            if session is None:
+                session = self._sessions[way] = self._make(way, await self._context(way.ca))
+        return session
+
+    def renew(self) -> None:
+        """Sessions made from now on read their authorities anew; those in use end with their last
+        connection."""
+        self._retired += self._sessions.values()
+        self._sessions.clear()
+        self._contexts.clear()
+        idle = [session for session in self._retired if not _busy(session)]
+        self._retired = [session for session in self._retired if _busy(session)]
+        for session in idle:
+            task = asyncio.get_running_loop().create_task(session.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def _context(self, ca: str) -> ssl.SSLContext:
         if ca not in self._contexts:
@@ -138,20 +164,21 @@ class Sessions:
         return session
 
     async def close(self) -> None:
-        sessions: Sequence[aiohttp.ClientSession] = list(self._sessions.values())
+        sessions = [*self._sessions.values(), *self._retired]
         self._sessions.clear()
+        self._retired.clear()
         for session in sessions:
             await session.close()
 
 
-def tls_context(ca: str = "") -> ssl.SSLContext:
+def tls_context(ca: str = "", key: str = "egress.ca") -> ssl.SSLContext:
     """The system's trust, plus the certificates of the file `ca`; TLS 1.2 at least (the default)."""
     context = ssl.create_default_context()
     if ca:
         try:
             context.load_verify_locations(cafile=ca)
         except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(f"egress.ca: {ca} holds no certificates that can be read") from exc
+            raise ConfigError(f"{key}: {ca} holds no certificates that can be read") from exc
     return context
 
 

@@ -14,7 +14,7 @@ from artifactproxy.ports import Outcome
 from artifactproxy.rules.addresses import address_of
 from artifactproxy.web import setup
 from artifactproxy.web.access import AccessRules
-from artifactproxy.web.contract import EngineLike, WebObserver
+from artifactproxy.web.contract import EngineLike, SiblingsLike, WebObserver
 from artifactproxy.web.door import Entry
 
 READINESS_SECONDS = 5.0
@@ -30,12 +30,19 @@ class Pages:
     """Answers for reserved first segments; `draining` makes the instance unready."""
 
     def __init__(
-        self, engine: EngineLike, observer: WebObserver, access: AccessRules, connections: Callable[[], int]
+        self,
+        engine: EngineLike,
+        observer: WebObserver,
+        access: AccessRules,
+        connections: Callable[[], int],
+        *,
+        siblings: SiblingsLike | None = None,
     ) -> None:
         self._engine = engine
         self._observer = observer
-        self._access = access
+        self.access = access
         self._connections = connections
+        self._siblings = siblings
         self.draining = False
         self._pages: dict[str, _Page] = {
             "": self._index,
@@ -66,19 +73,32 @@ class Pages:
         return text_answer("ok\n")
 
     async def _readyz(self, entry: Entry) -> Answer:
+        """Whether requests should come here: what is degraded but bearable is told and answered 200."""
         del entry
         try:
             async with asyncio.timeout(READINESS_SECONDS):
-                found = dict(await self._engine.readiness())
+                readiness = await self._engine.readiness()
         except TimeoutError:
-            found = {"server": f"no answer from the dependencies within {READINESS_SECONDS:g} s"}
+            silent = f"no answer from the dependencies within {READINESS_SECONDS:g} s"
+            return json_answer({"server": silent}, 503)
+        found = {**readiness.verdicts, "mode": readiness.mode}
         if self.draining:
             found["server"] = "draining"
-        ready = all(state == "ok" for state in found.values())
-        return json_answer(found, 200 if ready else 503)
+        return json_answer(found, 200 if readiness.ready and not self.draining else 503)
 
     async def _metrics(self, entry: Entry) -> Answer:
-        self._access.judge_admin(entry.visit)
+        self.access.judge_admin(entry.visit)
+        self.note_states()
+        media_type = "text/plain; version=0.0.4; charset=utf-8"
+        if self._siblings is None:
+            return _answer(200, self._observer.exposition(), media_type)
+        # What is shown is what the siblings keep for us: after our end nothing may go down.
+        mine = self._observer.numbers()
+        others = await self._siblings.numbers(mine)
+        return _answer(200, self._observer.exposition([mine, *others]), media_type)
+
+    def note_states(self) -> None:
+        """Bring the gauges up to date."""
         self._observer.gauge("connections", self._connections())
         for name, value in self._engine.states().items():
             if isinstance(value, Real):
@@ -86,8 +106,6 @@ class Pages:
             elif isinstance(value, dict):
                 for label, number in value.items():
                     self._observer.gauge(name, float(number), label=str(label))
-        media_type = "text/plain; version=0.0.4; charset=utf-8"
-        return _answer(200, self._observer.exposition(), media_type)
 
     async def _setup(self, entry: Entry) -> Answer:
         mounts, root = self._engine.mounts(), entry.visit.root

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import secrets
 import socket
 import ssl as tls
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,22 +26,22 @@ from artifactproxy.limits import Limits
 from artifactproxy.model import Ask
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.paths import RESERVED
+from artifactproxy.web import sockets
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import ClientGone, Connection, Listener, descriptors, parser_name
-from artifactproxy.web.contract import CheckupLike, EngineLike, WebObserver
-from artifactproxy.web.control import Control
+from artifactproxy.web.contract import CheckupLike, EngineLike, Numbers, SiblingsLike, WebObserver
+from artifactproxy.web.control import Control, Reload
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import error_answer, plain_page
 from artifactproxy.web.head import SERVER
+from artifactproxy.web.internal import FIRST_SEGMENT, Internal
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
 from artifactproxy.web.setup import judge_format
 
 READING = frozenset({"GET", "HEAD"})
 RELAYING = READING | {"POST"}  # all that any provider may be asked about
-BACKLOG = 1024
-SOCKET_NAME_MAX = 107  # bytes of sun_path on Linux, without the closing NUL
 MOMENT = 0.1
 _POLL = 0.02
 
@@ -72,33 +71,47 @@ class WebServer:
         *,
         via: str = SERVER,
         checkup: CheckupLike | None = None,
+        siblings: SiblingsLike | None = None,
+        reload: Reload | None = None,
+        internal: Internal | None = None,
     ) -> None:
         self._engine = engine
+        self._internal = internal
         self._observer = observer
         self._limits = limits
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._bodies = Bodies(limits)
-        self._control = Control(engine, access, checkup)
+        self._control = Control(engine, access, checkup, siblings=siblings, reload=reload)
         self._closing = False
         prefix = secrets.token_hex(4)
         self._ids = (f"{prefix}{n:08x}" for n in itertools.count(1))
         self._servers: list[asyncio.AbstractServer] = []
-        self._socket_path: Path | None = None
+        self._own_sockets: list[Path] = []
         self._repositories = Listener(
             *(self._serve, self._refuse, self._report, limits),
             crowded=self._crowded,
             turned_away=lambda: observer.increment("rejected", reason="connections"),
         )
         self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
-        self._pages = Pages(engine, observer, access, lambda: len(self._repositories.connections))
-
-    async def start(self, host: str, port: int, *, sock: socket.socket | None = None) -> tuple[str, int]:
-        """Listen, on `sock` if one was inherited; returns the bound address. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        place: dict[str, Any] = (
-            {"sock": sock} if sock is not None else {"host": host, "port": port, "reuse_address": True}
+        # Siblings take no places away from clients.
+        self._family = Listener(self._serve, self._refuse, self._report, limits)
+        self._pages = Pages(
+            engine, observer, access, lambda: len(self._repositories.connections), siblings=siblings
         )
+
+    async def start(
+        self, host: str, port: int, *, inherited: Sequence[socket.socket] = ()
+    ) -> tuple[str, int]:
+        """Listen, on the `inherited` sockets if there are any; returns the (first) bound address.
+        Raises OSError."""
+        places: list[dict[str, Any]] = [{"sock": sock} for sock in inherited]
+        places = places or [{"host": host, "port": port, "reuse_address": True}]
+        bound = [await self._listen(place) for place in places]
+        self._tell_listening(bound[0])
+        return bound[0]
+
+    async def _listen(self, place: dict[str, Any]) -> tuple[str, int]:
         if self._ssl is not None:
             # A handshake is what comes before a request's head, and as patiently waited for.
             place |= {
@@ -106,11 +119,14 @@ class WebServer:
                 "ssl_handshake_timeout": self._limits.keepalive,
                 "ssl_shutdown_timeout": self._limits.lingering or MOMENT,
             }
-        server = await loop.create_server(
-            cast("Callable[[], asyncio.Protocol]", self._repositories), backlog=BACKLOG, **place
+        server = await asyncio.get_running_loop().create_server(
+            cast("Callable[[], asyncio.Protocol]", self._repositories), backlog=sockets.BACKLOG, **place
         )
         self._servers.append(server)
-        bound = server.sockets[0].getsockname()
+        host, port, *_ = server.sockets[0].getsockname()
+        return str(host), int(port)
+
+    def _tell_listening(self, bound: tuple[str, int]) -> None:
         parser = parser_name()
         if self._repositories.places < self._limits.connections:
             self._observer.notice(
@@ -129,17 +145,39 @@ class WebServer:
                 chunked_bodies="refused",
                 fix="install aiohttp with its C extensions",
             )
-        return str(bound[0]), int(bound[1])
 
-    async def start_unix(self, path: str) -> None:
-        """Listen for commands at `path`, for this user only. Raises OSError."""
-        place = Path(path)
-        _remove_socket(place)
+    async def start_unix(self, path: str, *, inherited: socket.socket | None = None) -> None:
+        """Listen for commands at `path`, for this user only, or on a socket that is bound already and
+        whose name is its maker's. Raises OSError."""
+        await self._listen_unix(Path(path), self._commands, inherited)
+
+    async def start_family(self, path: Path) -> None:
+        """Listen for the other processes of this instance at `path`. Raises OSError."""
+        await self._listen_unix(path, self._family, None)
+
+    async def _listen_unix(self, path: Path, listener: Listener, inherited: socket.socket | None) -> None:
+        if inherited is None:
+            sock = sockets.unix(path)
+            self._own_sockets.append(path)
+        else:
+            sock = inherited
         server = await asyncio.get_running_loop().create_unix_server(
-            cast("Callable[[], asyncio.Protocol]", self._commands), sock=_bound(place)
+            cast("Callable[[], asyncio.Protocol]", listener), sock=sock
         )
         self._servers.append(server)
-        self._socket_path = place
+
+    def admit(self, access: AccessRules) -> None:
+        """Judge by these rules from the next request on."""
+        self._door.access = self._pages.access = self._control.access = access
+
+    async def explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The command of that name, as far as this process knows. Raises `Fault`."""
+        return await self._control.explain(arguments)
+
+    def numbers(self) -> Numbers:
+        """What this process has counted, as `WebObserver.numbers`."""
+        self._pages.note_states()
+        return self._observer.numbers()
 
     async def drain(self, notice: float, timeout: float) -> None:  # noqa: ASYNC109  (a stage of its own)
         """Stop in order: unready for `notice` seconds, then no new connections, then `timeout`
@@ -164,11 +202,15 @@ class WebServer:
             connection.reset()
         while self._all_connections():  # noqa: ASYNC110  (aiohttp has no event for it)
             await asyncio.sleep(_POLL)
-        if self._socket_path is not None:
-            _remove_socket(self._socket_path)
+        for path in self._own_sockets:
+            sockets.remove(path)
 
     def _all_connections(self) -> list[Connection]:
-        return self._repositories.open_connections() + self._commands.open_connections()
+        return [
+            connection
+            for listener in (self._repositories, self._commands, self._family)
+            for connection in listener.open_connections()
+        ]
 
     def _close_idle(self) -> int:
         """Close connections without a request; returns how many have one."""
@@ -226,6 +268,9 @@ class WebServer:
             exchange.keep = False
         if "x-request-id" in entry.headers:
             exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
+        if address.repo == FIRST_SEGMENT and self._internal is not None:
+            exchange.internal = True
+            return await self._internal.answer(entry, method)
         if address.format:
             judge_format(address, self._engine.mounts())
         if method not in READING:
@@ -305,27 +350,3 @@ def _no_memory() -> Fault:
 
 def _bug(exchange: Exchange) -> Fault:
     return Fault(f"something went wrong here; the log knows request {exchange.line.request_id}")
-
-
-def _remove_socket(path: Path) -> None:
-    """The leftover of a process that died, or our own; never anything else."""
-    if path.is_socket():
-        path.unlink(missing_ok=True)
-
-
-def _bound(place: Path) -> socket.socket:
-    """A Unix socket at `place`, for this user only. The name of one is at most 107 bytes long, so a
-    deep folder is reached through its descriptor (Linux)."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-    old = os.umask(0o177)
-    try:
-        short = len(os.fsencode(place)) <= SOCKET_NAME_MAX
-        sock.bind(str(place) if short else f"/proc/self/fd/{folder}/{place.name}")
-    except OSError:
-        sock.close()
-        raise
-    finally:
-        os.umask(old)
-        os.close(folder)
-    return sock

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from artifactproxy.engine.answer import Answer
+from artifactproxy.engine.degrade import Readiness
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import Fault
 from artifactproxy.model import Ask
 from artifactproxy.ports import Observer
 from artifactproxy.providers._base import Page
+
+Numbers = dict[str, Any]
+"""What one process has counted, as JSON values."""
 
 
 class EngineLike(Protocol):
@@ -33,8 +37,8 @@ class EngineLike(Protocol):
 
     async def stats(self) -> dict[str, Any]: ...
 
-    async def readiness(self) -> dict[str, str]:
-        """Dependency to `ok`, or to a sentence that says what is wrong."""
+    async def readiness(self) -> Readiness:
+        """What it must do without, and whether requests should come here."""
 
     def states(self) -> dict[str, Any]:
         """Gauges: numbers by name, or a mapping of numbers by one label value."""
@@ -53,5 +57,18 @@ class CheckupLike(Protocol):
 class WebObserver(Observer, Protocol):
     """An observer that can also print itself for `/metrics`."""
 
-    def exposition(self) -> bytes:
-        """Prometheus text format."""
+    def exposition(self, parts: Sequence[Numbers] = ()) -> bytes:
+        """Prometheus text format, of all processes that told `parts`; without them of this one."""
+
+    def numbers(self) -> Numbers: ...
+
+
+class SiblingsLike(Protocol):
+    """The other processes of this instance. Whoever does not answer soon is left out."""
+
+    async def numbers(self, mine: Numbers) -> list[Numbers]:
+        """What each of them has counted; of one that is silent what it had counted when last heard.
+        `mine` is kept for when this process is the silent one."""
+
+    async def ask(self, what: str, value: object = None) -> list[Any]:
+        """What each of them answers to this question."""

@@ -1,6 +1,7 @@
 """Commands for the running server, as JSON over its Unix socket; the file's mode is the access rule.
 
-`POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`.
+`POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`,
+`POST /reload`.
 `POST /fsck {full, repair}` and `POST /scrub {rate}` answer line by line while they work; a failure after
 the first line is a line of its own: `{"failed": "..."}`.
 """
@@ -24,23 +25,40 @@ from artifactproxy.providers._base import Page
 from artifactproxy.rules.addresses import written
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import json_answer
-from artifactproxy.web.contract import CheckupLike, EngineLike
+from artifactproxy.web.contract import CheckupLike, EngineLike, SiblingsLike
 
 BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
 LINES = "application/x-ndjson"
+_RUNNING = frozenset({"fill", "last_failure"})  # of a report: known to the process that fills
+
+Reload = Callable[[], Awaitable[dict[str, Any]]]
+"""Read the configuration again; what came of it, as `result`, and `reasons` or what has changed."""
 
 _Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 _Stream = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 
 
 class Control:
-    """One method for each command; arguments come from the query or from a JSON object."""
+    """One method for each command; arguments come from the query or from a JSON object.
 
-    def __init__(self, engine: EngineLike, access: AccessRules, checkup: CheckupLike | None = None) -> None:
+    A command runs in whichever process took it; what only the others can know is asked of `siblings`.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        access: AccessRules,
+        checkup: CheckupLike | None = None,
+        *,
+        siblings: SiblingsLike | None = None,
+        reload: Reload | None = None,
+    ) -> None:
         self._engine = engine
-        self._access = access
+        self.access = access
         self._checkup = checkup
+        self._siblings = siblings
+        self._reload = reload
         self._streams: dict[str, _Stream] = {"fsck": self._fsck, "scrub": self._scrub} if checkup else {}
         self._commands: dict[str, tuple[str, _Command]] = {
             "ping": ("GET", self._ping),
@@ -48,6 +66,7 @@ class Control:
             "explain": ("GET", self._explain),
             "purge": ("POST", self._purge),
             "gc": ("POST", self._gc),
+            "reload": ("POST", self._read_again),
         }
 
     async def answer(self, request: web.BaseRequest) -> Answer:
@@ -81,10 +100,28 @@ class Control:
 
     async def _stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
         del arguments
-        return await self._engine.stats()
+        told = await self._engine.stats()
+        if self._siblings is not None:
+            told["running"] = _added([told["running"], *await self._siblings.ask("running")])
+        return told
 
     async def _explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        report = await self.explain(arguments)
+        if self._siblings is not None and not report.keys() >= _RUNNING:
+            asked = {"url": _text(arguments, "url"), "accept": _text(arguments, "accept")}
+            for other in await self._siblings.ask("explain", asked):
+                report |= {name: other[name] for name in _RUNNING - report.keys() if name in other}
+        return report
+
+    async def explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """As far as this process knows. Raises `Fault`."""
         return await self._engine.explain(self._ask_of(_text(arguments, "url"), _text(arguments, "accept")))
+
+    async def _read_again(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        del arguments
+        if self._reload is None:
+            raise NotServed("the configuration cannot be read again here")
+        return await self._reload()
 
     async def _purge(self, arguments: dict[str, Any]) -> dict[str, Any]:
         repo = _text(arguments, "repo")
@@ -111,7 +148,7 @@ class Control:
 
     def _ask_of(self, text: str, accept: str) -> Ask:
         """An address as a client writes it: a URL of ours, or the path of one."""
-        root, address = written(text, self._access.public_url)
+        root, address = written(text, self.access.public_url)
         headers = {"accept": accept} if accept else {}
         return Ask(
             address.repo,
@@ -150,6 +187,10 @@ async def _json_body(request: web.BaseRequest) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest("the command is not a JSON object")
     return value
+
+
+def _added(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: sum(each.get(name, 0) for each in counts) for name in counts[0]}
 
 
 def _query(text: str) -> dict[str, Any]:

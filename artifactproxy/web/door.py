@@ -22,8 +22,8 @@ from artifactproxy.web.respond import VersionRefused
 
 _REMEMBERED = 512  # targets up to this length; they are judged once
 
-# Probes reach an instance by whatever address their platform gave it.
-_ANY_HOST = frozenset({"livez", "readyz"})
+# Probes reach an instance by whatever address their platform gave it, peers by the one it advertises.
+_ANY_HOST = frozenset({"livez", "readyz", "internal"})
 
 
 class ExpectationFailed(Fault):
@@ -47,7 +47,7 @@ class Door:
 
     def __init__(self, limits: Limits, access: AccessRules, own_via: str) -> None:
         self._limits = limits
-        self._access = access
+        self.access = access
         self._own_via = own_via.lower()
         self._chunks = parser_name() == "c"
 
@@ -63,7 +63,7 @@ class Door:
         address = _address_known(raw) if len(raw) <= _REMEMBERED else address_of(raw)
         visit = self._visit(request, connection, headers)
         if address.repo not in _ANY_HOST:
-            self._access.judge(visit)
+            self.access.judge(visit)
         if "via" in headers and self._own_via in _received_by(headers["via"]):
             raise LoopDetected("this request has been here before")
         if headers.get("expect", "100-continue").lower() != "100-continue":
@@ -91,7 +91,7 @@ class Door:
             host = _own_address(request)
         if raw[:1] != "/" and urlsplit(raw).netloc.lower() != host.lower():
             raise Misdirected("the request target names another host than the Host header")
-        return self._access.visit(connection.peer, host, headers, secure=connection.secure)
+        return self.access.visit(connection.peer, host, headers, secure=connection.secure)
 
 
 def _received_by(via: str) -> set[str]:

@@ -58,7 +58,7 @@ class Exchange:
     """One request and its one answer; `outcome` becomes the record of it.
 
     `keep` is False once this connection must end with the answer; `quiet` answers are not logged
-    when they succeed (health checks).
+    when they succeed (health checks), `internal` ones are no client's and never logged.
     """
 
     __slots__ = (
@@ -68,6 +68,7 @@ class Exchange:
         "connection",
         "first_byte",
         "head_sent",
+        "internal",
         "keep",
         "line",
         "observer",
@@ -83,6 +84,7 @@ class Exchange:
         self.line = line
         self.keep = keep
         self.quiet = False
+        self.internal = False
         self.ask = _NOTHING_ASKED
         self.observer = observer
         self._outcome: Outcome | None = None
@@ -155,6 +157,8 @@ class Exchange:
     def finish(self) -> None:
         """Complete the outcome and hand it to the observer."""
         outcome = self.outcome
+        if self.internal:
+            return
         if self.quiet and outcome.status < 400 and not outcome.error:
             return
         outcome.method = self.line.method

@@ -55,6 +55,13 @@ class Certificate:
         else:
             self._observer.notice("certificate_loaded", file=str(self._files[0]))
 
+    def follow(self, cert: Path, key: Path) -> None:
+        """Use these files from now on, and read them. Raises `PairRefused` and keeps the others."""
+        context = context_of(cert, key)
+        self._files = (cert, key)
+        self._stamp, self._current = self._stamp_now(), context
+        self._observer.notice("certificate_loaded", file=str(cert))
+
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         """Called in every handshake, also in those that name no server."""
         del name, context

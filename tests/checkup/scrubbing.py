@@ -41,11 +41,12 @@ class Bench:
         assert "summary" in lines[-1]
         return [line["finding"] for line in lines if "finding" in line], lines[-1]["summary"]
 
-    def rounds(self, *, rate: int = 0, every: float = 1000.0) -> Rounds:
+    def rounds(self, *, rate: int = 0, every: float = 1000.0, position: Position | None = None) -> Rounds:
+        """`position`: of a process with a data folder of its own."""
         parts = self.proxy.engine.parts
         return Rounds(
-            self.scrub,
-            self.position,
+            self.scrub if position is None else self.other(position),
+            position or self.position,
             parts.observer,
             parts.clock,
             rate=rate,
@@ -53,6 +54,10 @@ class Bench:
             rest=0.02,
             save_every=0.02,
         )
+
+    def other(self, position: Position) -> Scrub:
+        parts = self.proxy.engine.parts
+        return Scrub(parts.store, parts.ledger, self.healer, parts.observer, position, parts.clock)
 
     async def hold(self, path: str) -> Path:
         """Fetch it; the blob that it became."""

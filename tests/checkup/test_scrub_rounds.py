@@ -99,7 +99,7 @@ async def test_a_round_goes_on_where_it_was_stopped(tmp_path: Path, chaos: Chaos
         assert kept.finished_at is None
         seen = await it.metric("scrub_blobs_total")
         left = sum(blob.name > kept.after for blob in blobs)
-        it.position.after, it.position.finished_at = kept.after, kept.finished_at
+        assert kept.begun
         again = it.rounds()
         again.start()
         await until(lambda: it.position.finished_at is not None, "the rest is done")
@@ -171,6 +171,45 @@ async def test_it_ends_at_once_when_the_process_does(tmp_path: Path, chaos: Chao
         await it.proxy.check()
 
 
+# --- several processes of one index ---
+
+
+async def test_of_many_processes_one_does_the_round(tmp_path: Path, chaos: Chaos) -> None:
+    async with bench(tmp_path, chaos) as it:
+        await several(it, chaos, 4)
+        positions = [Position(tmp_path / f"scrub-{n}.json") for n in range(4)]
+        many = [it.rounds(position=position) for position in positions]
+        for rounds in many:
+            rounds.start()
+        await until(lambda: any(p.finished_at is not None for p in positions), "a round has ended")
+        await asyncio.sleep(0.2)
+        for rounds in many:
+            await rounds.close()
+        assert sum(p.finished_at is not None for p in positions) == 1
+        assert await it.metric("scrub_blobs_total") == 4
+
+
+async def test_n06_who_shares_the_folder_goes_on_for_the_dead(tmp_path: Path, chaos: Chaos) -> None:
+    async with bench(tmp_path, chaos) as it:
+        await several(it, chaos, 6, size=200_000)
+        first = it.rounds(rate=300_000, position=Position(tmp_path / "scrub.json"))
+        first.start()
+        sibling, stranger = Position(tmp_path / "scrub.json"), Position(tmp_path / "elsewhere.json")
+        others = [it.rounds(position=sibling), it.rounds(position=stranger)]
+        await until(lambda: bool(Position(tmp_path / "scrub.json").after), "a part of it is done")
+        for rounds in others:
+            rounds.start()
+        await asyncio.sleep(0.1)
+        assert (sibling.finished_at, stranger.finished_at) == (None, None), "the first one lives"
+        await first.close()
+        seen = await it.metric("scrub_blobs_total")
+        await until(lambda: sibling.finished_at is not None, "the rest is done")
+        assert stranger.finished_at is None
+        assert await it.metric("scrub_blobs_total") - seen < 6
+        for rounds in others:
+            await rounds.close()
+
+
 # --- the position ---
 
 
@@ -209,6 +248,30 @@ async def test_a_position_is_kept_whole(tmp_path: Path) -> None:
     assert (again.after, again.finished_at) == ("a" * 64, 1.5e9)
     assert json.loads(path.read_text())["finished_at"] == 1.5e9
     assert os.listdir(tmp_path) == ["scrub.json"]
+
+
+async def test_a_round_stays_begun_until_it_has_finished(tmp_path: Path) -> None:
+    path = tmp_path / "scrub.json"
+    await Position(path).begins()
+    again = Position(path)
+    assert (again.begun, again.after) == (True, "")
+    await again.finished(1.5e9)
+    assert not Position(path).begun
+    path.write_text('{"after": "' + "a" * 64 + '", "finished_at": null}')
+    assert Position(path).begun, "as it was written before"
+
+
+async def test_a_position_is_claimed_by_one_and_freed_by_its_end(tmp_path: Path) -> None:
+    mine, other = Position(tmp_path / "scrub.json"), Position(tmp_path / "scrub.json")
+    with mine.claimed() as first:
+        with other.claimed() as second:
+            assert (first, second) == (True, False)
+        with Position(tmp_path / "elsewhere.json").claimed() as third:
+            assert third
+    with other.claimed() as again:
+        assert again
+    with Position(tmp_path / "no folder" / "scrub.json").claimed() as anyway:
+        assert anyway, "nothing can be claimed there"
 
 
 async def test_positions_written_at_once_do_not_meet(tmp_path: Path) -> None:

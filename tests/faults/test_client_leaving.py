@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from artifactproxy.coordination.local import LocalCoordinator
-from artifactproxy.engine.terms import lease_name
 from artifactproxy.model import ArtifactKey
+from artifactproxy.rules.peers import lease_name
 from tests.chaos import Chaos, Exchange
 from tests.chaos.behaviours import ok, status
 from tests.house_proxy import Proxy, promise, proxied

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos import Chaos, Oracle
 from tests.chaos.behaviours import ok
-from tests.faults.machine import command, injecting, metric, program, readiness, told, until
+from tests.faults.machine import command, injecting, metric, program, readiness, told
 from tests.house_proxy import Proxy, check_store, configuration, proxied
 from tests.needs import needs
 
@@ -40,8 +40,10 @@ async def test_l12_another_process_holds_the_index(tmp_path: Path, chaos: Chaos)
             got = await proxy.get("/files/new.bin")
             assert (got.status, got.body) == (200, new.bytes())
             await proxy.settled()
-            line = await told(proxy, lambda line: line.get("warning") == "store_failed")
+            line = await told(proxy, lambda line: line.get("warning") == "record_waits")
             assert line["error"] == "index_busy"
+            got = await proxy.get("/files/new.bin")
+            assert (got.source, got.body) == ("cache", new.bytes()), "its row waits in memory"
             ready, found = await readiness(proxy)
             assert (ready, found["index"]) == (503, "another process holds the index")
             assert await metric(proxy, "store_errors_total", kind="index_busy") == 1
@@ -49,10 +51,12 @@ async def test_l12_another_process_holds_the_index(tmp_path: Path, chaos: Chaos)
             other.execute("ROLLBACK")
         assert (await readiness(proxy))[0] == 200
         assert (await proxy.get("/files/held.bin")).body == held.bytes()
-        assert (await proxy.get("/files/new.bin")).body == new.bytes()
-        await proxy.settled()
         assert (await proxy.get("/files/new.bin")).source == "cache"
+        chaos.script("/later.bin", ok(), size=BIG)
+        await proxy.get("/files/later.bin")
+        await proxy.settled()
         assert await metric(proxy, "degraded") == 0
+        assert chaos.hits("/new.bin") == 1
         await proxy.check()
 
 
@@ -175,17 +179,19 @@ async def test_l12_the_disk_of_the_index_alone_is_full(tmp_path: Path, chaos: Ch
             assert (await proxy.get("/files/held.bin")).source == "cache"
             got = await proxy.get("/files/new.bin")
             assert (got.status, got.body) == (200, new.bytes())
-            line = await told(proxy, lambda line: line.get("result") == "unstored")
-            assert line["error"] == "index_full"
+            line = await told(proxy, lambda line: line.get("error") == "index_full")
+            assert (line["event"], line["warning"]) == ("warning", "record_waits")
             ready, found = await readiness(proxy)
             assert (ready, found["index"]) == (503, "no space is left for the index")
             assert found["store"] == "ok"
             assert await metric(proxy, "store_errors_total", kind="index_full") == 1
             assert await metric(proxy, "degraded", dependency="index") == 1
         assert (await readiness(proxy))[0] == 200
-        assert (await proxy.get("/files/new.bin")).body == new.bytes()
-        await until(lambda: sum(line.get("result") == "stored" for line in proxy.log_lines()) == 2)
-        assert (await proxy.get("/files/new.bin")).source == "cache"
+        got = await proxy.get("/files/new.bin")
+        assert (got.source, got.body) == ("cache", new.bytes()), "its row waits in memory"
+        assert await proxy.stop() == 0
+    async with program(tmp_path) as proxy:
+        assert (await proxy.get("/files/new.bin")).source == "cache", "and was written at the end"
         assert await proxy.stop() == 0
     assert os.listdir(proxy.data / "tmp") == []
     check_store(proxy.data)

@@ -139,7 +139,7 @@ async def test_l03_only_the_index_does_not_reach_the_medium(tmp_path: Path, chao
         async with failing(proxy):
             got = await proxy.get("/files/gone.bin")
             assert (got.status, got.error) == (404, "upstream_absent"), "what upstream says needs no row"
-            await told(proxy, lambda line: line.get("warning") == "record_failed")
+            await told(proxy, lambda line: line.get("warning") == "record_waits")
             ready, found = await readiness(proxy)
             assert ready == 503
             assert "index" in found["index"], found

@@ -196,3 +196,39 @@ def test_without_a_loop_lines_are_written_at_once(written) -> None:
     log, lines = written
     log.warning("starting")
     assert lines()[0]["warning"] == "starting"
+
+
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("debug", ["fill", "noticed", "warning"]),
+        ("info", ["fill", "noticed", "warning"]),
+        ("warning", ["warning"]),
+        ("error", ["warning"]),
+    ],
+)
+def test_the_level_says_what_is_written_and_may_change(written, level, said) -> None:
+    log, lines = written
+    log.level = level
+    log.outcome(Outcome("fill"))
+    log.notice("noticed")
+    log.warning("wrong")
+    log.level = "info"
+    log.notice("again")
+    log.flush()
+    assert [line["event"] for line in lines()] == [*said, "again"]
+
+
+@pytest.mark.parametrize("length", [10, 700, 4000])
+def test_several_processes_may_write_to_one_pipe(monkeypatch, length) -> None:
+    """What leaves at once are whole lines, as long as a pipe takes one at once."""
+    read, write = os.pipe()
+    pieces: list[bytes] = []
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, text: pieces.append(bytes(text)) or real(fd, text))
+    lines = [json.dumps({"number": number, "text": "y" * length}).encode() + b"\n" for number in range(12)]
+    assert JsonLog(write)._write(b"".join(lines)) == b""
+    assert b"".join(pieces) == b"".join(lines)
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    os.close(write)
+    os.close(read)

@@ -51,7 +51,14 @@ class Recorder:
 
 @asynccontextmanager
 async def client(
-    *origins: str, lookup=None, observer=None, clock=time.time, total=128, limits=FAST, **access
+    *origins: str,
+    lookup=None,
+    observer=None,
+    clock=time.time,
+    total=128,
+    limits=FAST,
+    bulletin=None,
+    **access,
 ) -> AsyncIterator[UpstreamClient]:
     """One remote, `r`. `access` are further fields of `RemoteAccess`; `changed` of its limits."""
     changed = access.pop("changed", {})
@@ -61,6 +68,7 @@ async def client(
         observer=observer,
         clock=clock,
         lookup=lookup,
+        bulletin=bulletin,
     )
     try:
         yield made

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from artifactproxy.engine.answer import Answer, Body, Bytes, Chunks, File, Nothing, Tail
+from artifactproxy.engine.degrade import Readiness, mode_of
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import Fault, NotServed
 from artifactproxy.limits import Limits
@@ -97,8 +98,9 @@ class Engine:
     async def stats(self) -> dict[str, Any]:
         return {"entries": 3}
 
-    async def readiness(self) -> dict[str, str]:
-        return self.ready
+    async def readiness(self) -> Readiness:
+        wrong = {name for name, verdict in self.ready.items() if verdict != "ok"}
+        return Readiness(self.ready, mode_of(wrong), ready=wrong <= {"coordination"})
 
     def states(self) -> dict[str, Any]:
         return self.gauges

@@ -258,7 +258,7 @@ async def test_an_inherited_socket_is_served(rigs) -> None:
     rig = await rigs()
     sock = socket.create_server(("127.0.0.1", 0))
     rig.engine.give("paper/a", lambda: Bytes(b"x"))
-    rig.address = await rig.server.start("", 0, sock=sock)
+    rig.address = await rig.server.start("", 0, inherited=[sock])
     assert rig.address == sock.getsockname()
     assert (await rig.get("/paper/a")).status == 200
     assert rig.watch.notices[-1] == (

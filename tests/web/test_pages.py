@@ -17,10 +17,14 @@ from artifactproxy.web.access import AccessRules
 async def test_live_and_ready(rig) -> None:
     assert (await rig.get("/livez")).body == b"ok\n"
     ready = await rig.get("/readyz")
-    assert (ready.status, json.loads(ready.body)) == (200, {"store": "ok", "index": "ok"})
+    assert (ready.status, json.loads(ready.body)) == (200, {"store": "ok", "index": "ok", "mode": "ok"})
     rig.engine.ready = {"store": "ok", "index": "no connection"}
     unready = await rig.get("/readyz")
     assert (unready.status, json.loads(unready.body)["index"]) == (503, "no connection")
+    assert json.loads(unready.body)["mode"] == "without index"
+    rig.engine.ready = {"store": "ok", "coordination": "no connection"}
+    bearable = await rig.get("/readyz")
+    assert (bearable.status, json.loads(bearable.body)["mode"]) == (200, "without coordination")
     assert [outcome.status for outcome in rig.watch.outcomes] == [503]
 
 
