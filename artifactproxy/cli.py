@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,7 +23,9 @@ import click
 from artifactproxy import __version__
 from artifactproxy.backup.commands import backup, restore
 from artifactproxy.cli_checkup import fsck, scrub
+from artifactproxy.cli_s3 import s3_check
 from artifactproxy.errors import BadPath, ConfigError, Fault
+from artifactproxy.migrate.commands import migrate
 from artifactproxy.terminal import (
     CLEAN,
     FOUND,
@@ -31,6 +34,7 @@ from artifactproxy.terminal import (
     Failure,
     as_json_option,
     common,
+    data_folder,
     load,
     os_sentence,
     print_table,
@@ -52,19 +56,28 @@ cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(fsck)
 cli.add_command(scrub)
+cli.add_command(migrate)
+cli.add_command(s3_check)
 
 
 @cli.command()
 @common
 @click.option("--listen", metavar="HOST:PORT", help="Address to listen on; port 0 chooses one.")
-def serve(config_file: str | None, data: str | None, listen: str | None) -> int:
-    """Run the proxy until it is told to stop."""
-    config = load(config_file, data=data, listen=listen)
+@click.option("--workers", type=int, metavar="N", help="Processes that serve together.")
+def serve(config_file: str | None, data: str | None, listen: str | None, workers: int | None) -> int:
+    """Run the proxy until it is told to stop. SIGHUP reads the configuration again."""
+    config = load(config_file, data=data, listen=listen, workers=workers)
     _warn(config)
-    from artifactproxy import wiring
+    from artifactproxy import serving, supervisor
+    from artifactproxy.reload import judge_file
+
+    def reread() -> Config:
+        judge_file(Path(config_file) if config_file else None)
+        return load(config_file, data=data, listen=listen, workers=workers)
 
     try:
-        return wiring.serve(config, announce=_announce)
+        run = supervisor.serve if config.workers > 1 else serving.serve
+        return run(config, announce=_announce, reread=reread)
     except OSError as error:
         raise Failure(_why_not_listening(error, config)) from error
 
@@ -101,6 +114,39 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@cli.command()
+@common
+@as_json_option
+def reload(config_file: str | None, data: str | None, *, as_json: bool) -> int:
+    """Have the running instance read its configuration again.
+
+    It takes the whole of it or nothing: whatever is wrong is printed, the old one stays in force, and
+    the exit code is 2. What needs a restart is named.
+    """
+    from artifactproxy import control
+    from artifactproxy.reload import judge_file
+
+    problem = None
+    try:
+        judge_file(Path(config_file) if config_file else None)
+        folder = load(config_file, data=data).data
+    except ConfigError as error:
+        problem = error  # the instance says so itself, if it can be found
+        folder = data_folder(config_file, data)
+    with _working():
+        try:
+            told = control.call(folder, "POST", "/reload", {})
+        except control.Refused as error:
+            raise Failure(str(error)) from error
+        except control.NotRunning as error:
+            raise problem or Failure(str(error)) from error
+    if as_json or told["result"] == "accepted":
+        show(told, as_json=as_json)
+    else:
+        raise ConfigError("\n".join(told["reasons"]))
+    return CLEAN if told["result"] == "accepted" else USAGE
 
 
 @cli.command()

@@ -27,6 +27,7 @@ BLOBS = "blobs"
 MARKER = "format"
 
 _LOCK = "lock"
+_USED = "in-use"
 _RESTORING, _RESTORED = "restoring", "restored"
 _CONTENT = (BLOBS, INDEX, MARKER)  # what a restore brings, in the order of moving in
 # Of an index; beside another one they would damage it, or take its place.
@@ -62,6 +63,36 @@ class DataFolder:
 
     def close(self) -> None:
         os.close(self._lock)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether nobody else is in such a block on this folder, in any process. It ends with its process."""
+    fd = os.open(path / MARKER, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield _taken(fd)
+    finally:
+        os.close(fd)
+
+
+def took(path: Path) -> bool:
+    """Mark the folder as in use; whether whoever used it before had ended well. For instances whose
+    index, which would tell, lies elsewhere. Raises `StoreUnavailable`."""
+    mark = path / _USED
+    try:
+        clean = not mark.exists()
+        mark.touch(mode=0o600)
+        _sync(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return clean
+
+
+def leave(path: Path) -> None:
+    """The other end of `took`, when everything is on the medium."""
+    with suppress(OSError):
+        os.sync()
+        (path / _USED).unlink(missing_ok=True)
 
 
 def _write_format(path: Path) -> None:

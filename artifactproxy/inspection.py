@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from artifactproxy import wiring
+from artifactproxy import backends, wiring
 from artifactproxy.checkup.cases import Scope
 from artifactproxy.checkup.findings import Finding
 from artifactproxy.checkup.fsck import checked
@@ -26,10 +26,9 @@ from artifactproxy.datadir import INDEX, DataFolder, looking
 from artifactproxy.errors import StoreUnavailable
 from artifactproxy.indexes.census import SqliteCensus
 from artifactproxy.indexes.salvage import mark_clean, salvage
-from artifactproxy.ports import Clock
+from artifactproxy.ports import BlobStore, Clock
 from artifactproxy.providers._base import Provider
 from artifactproxy.stores.fs import FsStore
-from artifactproxy.stores.survey import FsSurvey
 
 
 async def inspect(
@@ -70,7 +69,7 @@ async def _reading(config: Config, *, full: bool) -> AsyncGenerator[dict[str, An
     with looking(config.data) as live:
         _refuse_if(config.data, live=live)
         async with (
-            _scope(config.data, _providers(config), temp_limit=wiring.temp_limit(config)) as scope,
+            _scope(config.data, _providers(config), config, temp_limit=wiring.temp_limit(config)) as scope,
             aclosing(checked(scope, full=full)) as lines,
         ):
             async for line in lines:
@@ -83,15 +82,15 @@ async def _repairing(config: Config, *, full: bool) -> AsyncGenerator[dict[str, 
     summary: dict[str, Any] = {}
     with closing(DataFolder(config.data)) as folder:
         yield {"progress": {"step": "index", "done": 0, "total": None}}
-        before = await _salvaged(folder.path / INDEX)
+        before = await _salvaged(folder.path / INDEX) if config.index is None else ()
         limit = wiring.temp_limit(config)
-        async with _scope(config.data, _providers(config), temp_limit=limit, changing=True) as scope:
+        async with _scope(config.data, _providers(config), config, temp_limit=limit, changing=True) as scope:
             mender = partial(_mender, config, folder, scope)
             async with aclosing(checked(scope, full=full, mender=mender, before=before)) as lines:
                 async for line in lines:
                     yield line
                     summary = line.get("summary", summary)
-        if full and summary["found"] == summary["repaired"]:
+        if full and config.index is None and summary["found"] == summary["repaired"]:
             await asyncio.to_thread(mark_clean, folder.path / INDEX)
 
 
@@ -140,20 +139,26 @@ async def _salvaged(index: Path) -> tuple[Finding, ...]:
 async def _scope(
     data: Path,
     providers: Mapping[str, Provider] | None,
+    config: Config | None = None,
     *,
     live: bool = False,
     changing: bool = False,
     temp_limit: int | None = None,
     clock: Clock = time.time,
 ) -> AsyncGenerator[Scope, None]:
-    """Nothing of it is started. `live` and `changing` say who else writes meanwhile: another
+    """Nothing of a data folder is started. `live` and `changing` say who else writes meanwhile: another
     process, or we."""
     async with AsyncExitStack() as stack:
-        store = FsStore(data)
-        stack.push_async_callback(store.close)
-        survey = FsSurvey(data, private=wiring.PRIVATE)
+        disk = FsStore(data)
+        stack.push_async_callback(disk.close)
+        store: BlobStore = disk
+        if config is not None and config.store is not None:
+            quiet = wiring.observe(config)
+            stack.callback(quiet.close)
+            store = await backends.open_bucket(stack, config.store, backends.Forgetful(), quiet, clock)
+        survey = backends.survey(config, data, clock)
         stack.push_async_callback(survey.close)
-        census = SqliteCensus(data / INDEX, still=not (live or changing))
+        census = backends.census(config, data, still=not (live or changing))
         stack.push_async_callback(census.close)
         yield Scope(
             store,
@@ -163,7 +168,7 @@ async def _scope(
             providers=providers,
             temp_limit=temp_limit,
             live=live,
-            pinned=store.pinned,
+            pinned=disk.pinned,
         )
 
 

@@ -27,10 +27,25 @@ def common(command: F) -> F:
     )(command)
 
 
-def load(config_file: str | None, **flags: str | None) -> Config:
+def load(config_file: str | None, **flags: str | int | None) -> Config:
     from artifactproxy.config import load
 
     return load(Path(config_file) if config_file else None, env=os.environ, flags=flags)
+
+
+def data_folder(config_file: str | None, data: str | None) -> Path:
+    """Where an instance works whose configuration is wrong by now: as far as that can be told."""
+    from artifactproxy.config import strict
+
+    found: object = data or os.environ.get("ARTIFACTPROXY_DATA")
+    if not found and config_file and Path(config_file).is_file():
+        try:
+            with Path(config_file).open(encoding="utf-8-sig") as file:
+                document = strict.read(file.read(strict.BYTES_MAX)).value
+        except (OSError, ValueError, strict.Refused):
+            document = None
+        found = document.get("data") if isinstance(document, dict) else None
+    return Path(found if isinstance(found, str) else "data")
 
 
 class Failure(click.ClickException):

@@ -224,6 +224,13 @@ async def proxied(
     clock: Clock = time.time,
 ) -> AsyncIterator[Proxy]:
     config = configuration(folder, upstream, extra, remote, top, files, remotes)
+    async with served(config, folder, clock) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def served(config: Config, folder: Path, clock: Clock = time.time) -> AsyncIterator[Proxy]:
+    """The whole of it, as this configuration has it; its log is `folder/log`."""
     async with wiring.running(config, clock) as (engine, observations, _):
         access = AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts)
         server = WebServer(engine, observations, config.limits, access, via=wiring.VIA)

@@ -318,7 +318,7 @@ class Index(Kinded):
 
 
 class Coordination(Kinded):
-    of = _belongs("redis", "url prefix budget connect rest lease renew pool")
+    of = _belongs("redis", "url prefix budget connect rest lease renew")
     kind: Literal["local", "redis"] = "local"
     url: Annotated[
         str | values.SecretRef | None,
@@ -331,7 +331,6 @@ class Coordination(Kinded):
     rest: Duration = 10.0
     lease: Annotated[Duration, Field(gt=0)] = 10.0
     renew: Annotated[Duration, Field(gt=0)] = 3.0
-    pool: Annotated[int, Field(gt=0)] = 50
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -1,0 +1,1 @@
+"""Moving an instance from its data folder to a store and an index across the network."""
