@@ -169,17 +169,19 @@ class Proxy:
         listen: str = "127.0.0.1:0",
         with_file: bool = True,
         cafile: str = "",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """One repository, named like its `provider`; `remote`: further YAML lines of it, each ending
         in a newline; `top`: the same of the whole. `cafile` signed its certificate. `said` grows by
         what the process prints.
-        Without `with_file` it is started as by a new user: no configuration, `./data`."""
+        `env`: further variables of it and of its commands. Without `with_file` it is started as by a new user: no configuration, `./data`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data = folder / "data"
         self.log = folder / "proxy.log"
         self._offset = self.log.stat().st_size if self.log.exists() else 0
         self._options: list[str] = []
+        self._env = {**_environment(), **(env or {})}
         trusted = ssl.create_default_context(cafile=cafile) if cafile else None
         self._https = [urllib.request.HTTPSHandler(context=trusted)] if trusted else []
         if with_file:
@@ -187,7 +189,7 @@ class Proxy:
             config.write_text(top + _config(provider, upstream, forwarder, remote))
             self._options = ["--config", str(config), "--data", str(self.data)]
         self._process = Child(
-            [*_COMMAND, "serve", "--listen", listen, *self._options], self.log, folder, _environment()
+            [*_COMMAND, "serve", "--listen", listen, *self._options], self.log, folder, self._env
         )
         self.said = self._process.read_until(lambda line: line.startswith("more clients:"))
         self.url = self.said[0].rpartition(" ")[2]
@@ -207,7 +209,7 @@ class Proxy:
             timeout=60,
             check=False,
             cwd=self.folder,
-            env=_environment(),
+            env=self._env,
         )
         assert done.stdout, f"{arguments} said nothing but {done.stderr}"
         return done.returncode, json.loads(done.stdout)

@@ -17,6 +17,7 @@ from bench.measures import (
     pip,
     small,
     start,
+    upload,
     warm,
 )
 from bench.model import Bench, Result
@@ -35,4 +36,5 @@ MEASURES: dict[str, Callable[[Bench], Result]] = {
     "packument": packument.measure,
     "packument-cold": packument_cold.measure,
     "start": start.measure,
+    "upload": upload.measure,
 }
