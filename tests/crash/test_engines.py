@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from artifactproxy import backends
+from artifactproxy.ports import Clock
 from artifactproxy.stores.fs import FsStore
 from tests.chaos import Chaos
 from tests.chaos.behaviours import flip, lies
@@ -51,7 +53,11 @@ async def test_the_soak_sees_what_was_lost(tmp_path: Path, monkeypatch: pytest.M
 async def test_the_enumerator_sees_a_sync_that_is_left_out(
     tmp_path: Path, chaos: Chaos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FsStore.__init__.__kwdefaults__, "fsync", False)
+    def careless(root: Path, *, fsync: bool, clock: Clock) -> FsStore:
+        assert fsync
+        return FsStore(root, fsync=False, clock=clock)
+
+    monkeypatch.setattr(backends, "FsStore", careless)
     world = await recorded(first_fetches, chaos, tmp_path)
     with pytest.raises(AssertionError):
         for number, state in enumerate(chosen(world, 2, 60)):
