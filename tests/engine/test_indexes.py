@@ -74,7 +74,7 @@ async def test_stale_ends_with_its_window(tmp_path: Path, chaos: Chaos) -> None:
     chaos.script("/i.json", ok(), status(500), size=5000)
     async with proxied(tmp_path, chaos.origin, remote=f"{TTL}\nstale_if_error: 0s") as proxy:
         await proxy.get("/files/i.json")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.3)
         assert (await proxy.get("/files/i.json")).status == 502
         await proxy.check()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ from tests.followers.cluster import Gate, cluster
 from tests.house_proxy import promise
 
 SIZE = 3_000_000
+# One request upstream is a promise for processes that get their turn: nobody gives up on the other here.
+patient = partial(
+    cluster,
+    extra="connect: 20s\nfirst_byte: 20s\nidle: 20s",
+    limits={"takeover_wait": 20.0, "lease_wait": 20.0, "cold_range_wait": 20.0},
+)
 
 
 async def asked(chaos: Chaos, path: str) -> None:
@@ -33,7 +40,7 @@ async def test_a4_many_readers_on_three_processes_are_one_request_upstream(
 ) -> None:
     gate = Gate(0.5, chunked=chunked)
     body = chaos.script("/f.bin", gate, size=size)
-    async with cluster(tmp_path, chaos, 3, unix=unix) as cl:
+    async with patient(tmp_path, chaos, 3, unix=unix) as cl:
         readers = [asyncio.create_task(cl[n % 3].get("/files/f.bin")) for n in range(30)]
         await cl.joined(30)
         gate.go.set()
@@ -52,7 +59,7 @@ async def test_a4_many_readers_on_three_processes_are_one_request_upstream(
 async def test_a_follower_gets_bytes_while_upstream_still_sends(tmp_path: Path, chaos: Chaos) -> None:
     gate = Gate(0.5)
     body = chaos.script("/f.bin", gate, size=SIZE)
-    async with cluster(tmp_path, chaos) as cl:
+    async with patient(tmp_path, chaos) as cl:
         first = asyncio.create_task(cl[0].get("/files/f.bin"))
         await gate.reached.wait()
         async with cl[1].client.get(cl[1].base + "/files/f.bin") as answer:
@@ -76,7 +83,7 @@ async def test_what_ended_upstream_before_a_request_came_is_cache(tmp_path: Path
     """The holder is still storing: whoever comes then reads along, and upstream is done with it."""
     body = chaos.script("/f.bin", ok(), size=SIZE)
     storing, go = asyncio.Event(), asyncio.Event()
-    async with cluster(tmp_path, chaos) as cl:
+    async with patient(tmp_path, chaos) as cl:
         store, put = cl[0].engine.parts.store, cl[0].engine.parts.store.put
 
         async def slow_put(ref, path):
@@ -100,7 +107,7 @@ async def test_promised_files_are_checked_by_every_process(tmp_path: Path, chaos
     gate = Gate(0.3)
     body = chaos.script("/soup-1.0-py3-none-any.whl", gate, size=SIZE)
     path = promise(chaos, "soup-1.0-py3-none-any.whl", body)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         readers = [asyncio.create_task(replica.get(path)) for replica in cl.replicas]
         await asked(chaos, "/soup-1.0-py3-none-any.whl")
         await cl.joined(3)
@@ -146,7 +153,7 @@ def encoded_page(chaos: Chaos, go: asyncio.Event) -> bytes:
 async def test_an_encoded_index_is_one_request(tmp_path: Path, chaos: Chaos) -> None:
     go = asyncio.Event()
     encoded_page(chaos, go)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         asking = [asyncio.create_task(r.get("/pypi/simple/soup/", Accept=JSON)) for r in cl.replicas]
         await cl.joined(3)
         go.set()
@@ -161,7 +168,7 @@ async def test_n01_an_encoded_index_is_asked_for_anew_after_a_death(tmp_path: Pa
     """What lies here has lost its coding, so no range of upstream's body continues it."""
     go = asyncio.Event()
     encoded_page(chaos, go)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         asking = [asyncio.create_task(r.get("/pypi/simple/soup/", Accept=JSON)) for r in cl.replicas]
         await cl.joined(3)
         leader = next(r for r in cl.replicas for fill in r.engine._fills._tasks if fill.leads)
@@ -175,7 +182,7 @@ async def test_n01_an_encoded_index_is_asked_for_anew_after_a_death(tmp_path: Pa
 
 async def test_a_304_serves_all_who_asked(tmp_path: Path, chaos: Chaos) -> None:
     body = chaos.script("/a/index.json", ok(), size=40_000)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         assert (await cl[0].get("/files/a/index.json")).body == body.bytes()
         await cl.check()
         gate = asyncio.Event()
@@ -210,7 +217,7 @@ async def test_an_absence_is_told_to_all(tmp_path: Path, chaos: Chaos) -> None:
         await exchange.head(404, {"Content-Length": "0"})
 
     chaos.script("/none.bin", lacking)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         asking = [asyncio.create_task(replica.get("/files/none.bin")) for replica in cl.replicas]
         await cl.joined(3)
         gate.set()
@@ -230,7 +237,7 @@ async def test_what_upstream_refused_the_holder_is_told_to_its_followers(
         await status(code)(exchange)
 
     chaos.script("/f.bin", refusing)
-    async with cluster(tmp_path, chaos, 3) as cl:
+    async with patient(tmp_path, chaos, 3) as cl:
         asking = [asyncio.create_task(replica.get("/files/f.bin")) for replica in cl.replicas]
         await cl.joined(3)
         gate.set()
@@ -267,7 +274,7 @@ async def test_a_row_that_landed_while_we_waited_for_the_lease_answers(tmp_path:
 async def test_a_range_is_answered_by_a_follower_too(tmp_path: Path, chaos: Chaos) -> None:
     gate = Gate(0.5)
     body = chaos.script("/f.bin", gate, size=SIZE)
-    async with cluster(tmp_path, chaos, 2, remote="cold_ranges: wait") as cl:
+    async with patient(tmp_path, chaos, 2, remote="cold_ranges: wait") as cl:
         whole = asyncio.create_task(cl[0].get("/files/f.bin"))
         await gate.reached.wait()
         part = asyncio.create_task(cl[1].get("/files/f.bin", Range="bytes=1000-1999"))
