@@ -11,7 +11,15 @@ from tests.reliability.rows import Row, rows
 NEEDED = {"tests": "test", "soak": "soak", "fuzz": "fuzz"}
 """Results by name, and the target that leaves them."""
 
-FAULT_PARTS = {"upstream": "Upstream", "client": "Clients", "local": "This machine"}
+FAULT_PARTS = {
+    "upstream": "Upstream",
+    "client": "Clients",
+    "local": "This machine",
+    "store": "The bucket",
+    "postgres": "PostgreSQL",
+    "redis": "Redis",
+    "replica": "Replicas and operations",
+}
 ATTACK_PARTS = {
     "A": "Paths and encoding",
     "B": "Request forgery and redirects",
@@ -22,7 +30,8 @@ ATTACK_PARTS = {
 }
 _INTRO = """\
 What the proxy survives, proved by tests that inject each fault and play each attack for real: over sockets, on small
-and failing disks, with signals and system calls that fail. Written by `make reliability` on {day} from the
+and failing disks, with signals and system calls that fail, with real PostgreSQL and Redis that are restarted, paused
+and cut off, with an S3 that fails as told. Written by `make reliability` on {day} from the
 results of the commands below; nothing here is edited by hand.
 
 Tests of the whole program end with the checker of [checkup.md](checkup.md) finding nothing (for attacks: after every twentieth

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-_ROWS = re.compile(r"test_((?:[ucl]\d\d_)+)")
+_ROWS = re.compile(r"test_((?:[uclsprn]\d\d_)+)")
 _CASE = re.compile(r"(?:(?P<way>\w+)-)?(?P<id>[A-G]\d\d)-(?P<number>\d+)")
 
 

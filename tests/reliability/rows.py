@@ -1,4 +1,4 @@
-"""Reading the fault matrix: `tests/reliability/faults/{upstream,client,local}.yaml`, a list of
+"""Reading the fault matrix: `tests/reliability/faults/*.yaml`, each a list of
 
 - id: U01
   fault: upstream refuses the connection
@@ -25,5 +25,5 @@ class Row:
 
 
 def rows(part: str) -> list[Row]:
-    """`part` is `upstream`, `client` or `local`. Raises TypeError for a row with unknown keys."""
+    """`part` is the name of one of the files. Raises TypeError for a row with unknown keys."""
     return [Row(**raw) for raw in yaml.safe_load((FAULTS / f"{part}.yaml").read_text(encoding="utf-8"))]

@@ -21,6 +21,10 @@ MATRIX = {
     "upstream": [f"U{n:02}" for n in range(1, 40)],
     "client": [f"C{n:02}" for n in (*range(1, 15), *range(22, 26))],
     "local": [f"L{n:02}" for n in range(1, 17)],
+    "store": [f"S{n:02}" for n in range(1, 15)],
+    "postgres": [f"P{n:02}" for n in range(1, 12)],
+    "redis": [f"R{n:02}" for n in range(1, 9)],
+    "replica": [f"N{n:02}" for n in range(1, 8)],
 }
 SAMPLE = """
 import pytest
@@ -102,7 +106,7 @@ def test_results_of_a_run(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert rows_of("test_u11_u12_bad_framings") == ["U11", "U12"]
-    assert rows_of("test_upstream") == rows_of("test_s01_x") == []
+    assert rows_of("test_upstream") == rows_of("test_x01_x") == []
     assert case_of("tests/corpus/test_d.py::test_behind_nginx[D06-12]") == ("D06", "12", "behind nginx")
     assert case_of("tests/web/test_d.py::test_behind_nginx[D06-12]") is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -45,6 +46,17 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(bucket, tmp_path)
 
 
+@pytest.fixture(params=["sendfile", "slices"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a file leaves: in slices where the kernel cannot send it by itself."""
+    if request.param == "slices":
+
+        def cannot(*_: int) -> int:
+            raise OSError(errno.EINVAL, "no sendfile")
+
+        monkeypatch.setattr(os, "sendfile", cannot)
+
+
 async def until(condition: object, *, what: str = "") -> None:
     async with asyncio.timeout(10):
         while not condition():  # type: ignore[operator]
@@ -54,7 +66,7 @@ async def until(condition: object, *, what: str = "") -> None:
 # --- U1: memory and lifetimes
 
 
-async def test_u1_an_upload_holds_slices_and_never_a_part(tmp_path: Path) -> None:
+async def test_point_u1_an_upload_holds_slices_and_never_a_part(tmp_path: Path) -> None:
     async with Bucket(keep=False) as bucket:
         world = World(bucket, tmp_path)
         body, ref = body_of(64 * MIB)
@@ -74,19 +86,25 @@ async def test_u1_an_upload_holds_slices_and_never_a_part(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("action", [refuse(503, "SlowDown"), reset(MIB), stall(MIB)])
-async def test_u1_nothing_is_read_after_the_last_try(
+@pytest.mark.usefixtures("way")
+async def test_point_u1_nothing_is_read_after_the_last_try(
     world: World, action: Action, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late: list[int] = []
     closed: set[int] = set()
-    read_, close = sources.FileSource.read, sources.FileSource.close
+    read_, close, sendfile = sources.FileSource.read, sources.FileSource.close, os.sendfile
 
     def watched(self: sources.FileSource, start: int, stop: int) -> bytes:
-        late.extend([start] if id(self) in closed else [])
+        late.extend([start] if closed else [])
         assert stop - start <= sources.SLICE
         return read_(self, start, stop)
 
+    def watched_too(out: int, fd: int, at: int, count: int) -> int:
+        late.extend([at] if closed else [])
+        return sendfile(out, fd, at, count)
+
     monkeypatch.setattr(sources.FileSource, "read", watched)
+    monkeypatch.setattr(os, "sendfile", watched_too)
     monkeypatch.setattr(sources.FileSource, "close", lambda self: (closed.add(id(self)), close(self)))
     body, ref = body_of(3 * PART)
     world.bucket.rule("UploadPart", action)
@@ -98,11 +116,15 @@ async def test_u1_nothing_is_read_after_the_last_try(
     assert late == []
 
 
-async def test_u1_a_cancelled_put_reads_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("way")
+async def test_point_u1_a_cancelled_put_reads_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
-    read_ = sources.FileSource.read
+    read_, sendfile = sources.FileSource.read, os.sendfile
     monkeypatch.setattr(
         sources.FileSource, "read", lambda self, a, b: (reads.append(a), read_(self, a, b))[1]
+    )
+    monkeypatch.setattr(
+        os, "sendfile", lambda out, fd, at, n: (reads.append(at), sendfile(out, fd, at, n))[1]
     )
     body, ref = body_of(4 * PART)
     async with world.store() as store:
@@ -120,20 +142,26 @@ async def test_u1_a_cancelled_put_reads_nothing_more(world: World, monkeypatch: 
 # --- U2, U9: the source
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("size", [1000, 3 * PART])
-async def test_u9_a_file_that_became_shorter_is_an_error_and_no_object(
+async def test_point_u9_a_file_that_became_shorter_is_an_error_and_no_object(
     world: World, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, ref = body_of(size)
     path = world.file(body)
-    real = os.pread
+    real, sendfile = os.pread, os.sendfile
 
     def shrinking(fd: int, length: int, offset: int) -> bytes:
         os.truncate(path, size // 2)
         return real(fd, length, offset)
 
+    def shrinking_too(out: int, fd: int, offset: int, count: int) -> int:
+        os.truncate(path, size // 2)
+        return sendfile(out, fd, offset, count)
+
     async with world.store() as store:
-        monkeypatch.setattr(sources.os, "pread", shrinking)
+        monkeypatch.setattr(os, "pread", shrinking)
+        monkeypatch.setattr(os, "sendfile", shrinking_too)
         with pytest.raises(StoreUnavailable) as caught:
             await store.put(ref, path)
         monkeypatch.undo()
@@ -144,7 +172,7 @@ async def test_u9_a_file_that_became_shorter_is_an_error_and_no_object(
     assert world.intents.held == {}
 
 
-async def test_u2_an_unreadable_file_is_an_error_and_no_object(world: World) -> None:
+async def test_point_u2_an_unreadable_file_is_an_error_and_no_object(world: World) -> None:
     body, ref = body_of(2 * PART)
     path = world.file(body)
     path.unlink()
@@ -167,7 +195,7 @@ class Failing(Arriving):
 
 
 @pytest.mark.parametrize("short", [True, False])
-async def test_u2_a_source_that_fails_early_is_read_again_from_the_file(world: World, short: bool) -> None:
+async def test_point_u2_a_source_that_fails_early_is_read_again_from_the_file(world: World, short: bool) -> None:
     body, ref = body_of(3 * PART)
     arriving = Failing(body, length=len(body))
     arriving.short = short
@@ -184,7 +212,7 @@ async def test_u2_a_source_that_fails_early_is_read_again_from_the_file(world: W
 
 
 @pytest.mark.parametrize("size", [1, 60_000, 200_000, PART, 2 * PART + 1])
-async def test_u3_every_whole_read_is_checked_whatever_the_size(world: World, size: int) -> None:
+async def test_point_u3_every_whole_read_is_checked_whatever_the_size(world: World, size: int) -> None:
     body, ref = body_of(size)
     async with world.store() as store:
         await store.put(ref, world.file(body))
@@ -206,7 +234,7 @@ async def test_u3_every_whole_read_is_checked_whatever_the_size(world: World, si
 @pytest.mark.parametrize(
     "action", [refuse(503, "SlowDown"), refuse(500), refuse(429, "TooManyRequests"), reset(MIB), stall(MIB)]
 )
-async def test_u4_a_part_is_sent_again_by_itself(world: World, action: Action) -> None:
+async def test_point_u4_a_part_is_sent_again_by_itself(world: World, action: Action) -> None:
     body, ref = body_of(3 * PART + 17)
     world.bucket.rule("UploadPart", action, nth=(0, 2))
     async with world.store(read=0.3) as store:
@@ -216,7 +244,7 @@ async def test_u4_a_part_is_sent_again_by_itself(world: World, action: Action) -
     assert world.bucket.count("CreateMultipartUpload") == 1
 
 
-async def test_u4_a_part_that_never_arrives_ends_in_an_abort(world: World) -> None:
+async def test_point_u4_a_part_that_never_arrives_ends_in_an_abort(world: World) -> None:
     body, ref = body_of(3 * PART)
     path = world.file(body)
     async with world.store(tries=2) as store:
@@ -229,7 +257,7 @@ async def test_u4_a_part_that_never_arrives_ends_in_an_abort(world: World) -> No
     assert world.intents.held == {}
 
 
-async def test_u4_keys_that_were_rotated_are_looked_up_once_more(
+async def test_point_u4_keys_that_were_rotated_are_looked_up_once_more(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("ACCESS_KEY_ID", "access"), ("SECRET_ACCESS_KEY", "secret/+word")):
@@ -251,7 +279,7 @@ async def test_u4_keys_that_were_rotated_are_looked_up_once_more(
         assert [call.code for call in world.bucket.history].count("InvalidAccessKeyId") == 4
 
 
-async def test_u4_a_token_that_ended_is_renewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_point_u4_a_token_that_ended_is_renewed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.bucket.keys["access"].ended = False
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret/+word")
@@ -285,7 +313,7 @@ async def test_u4_a_token_that_ended_is_renewed(world: World, monkeypatch: pytes
     ],
 )
 @pytest.mark.parametrize("again", [False, True], ids=["new", "already there"])
-async def test_u5_an_unknown_complete_is_looked_into(world: World, action: Action, again: bool) -> None:
+async def test_point_u5_an_unknown_complete_is_looked_into(world: World, action: Action, again: bool) -> None:
     body, ref = body_of(2 * PART)
     if again:
         world.bucket.plant(key_of(ref), body, age=5000)
@@ -302,7 +330,7 @@ async def test_u5_an_unknown_complete_is_looked_into(world: World, action: Actio
     assert world.intents.held == {}
 
 
-async def test_u5_an_object_of_somebody_else_does_not_hide_an_open_upload(world: World) -> None:
+async def test_point_u5_an_object_of_somebody_else_does_not_hide_an_open_upload(world: World) -> None:
     now = 1_000_000.0
     body, ref = body_of(2 * PART)
     async with world.store(clock=lambda: now) as store:
@@ -319,7 +347,7 @@ async def test_u5_an_object_of_somebody_else_does_not_hide_an_open_upload(world:
     assert world.intents.held == {}
 
 
-async def test_u5_an_upload_that_is_gone_is_begun_anew(world: World) -> None:
+async def test_point_u5_an_upload_that_is_gone_is_begun_anew(world: World) -> None:
     body, ref = body_of(2 * PART)
     world.bucket.rule("CompleteMultipartUpload", refuse(404, "NoSuchUpload"), nth=0)
     async with world.store() as store:
@@ -328,7 +356,7 @@ async def test_u5_an_upload_that_is_gone_is_begun_anew(world: World) -> None:
     assert world.bucket.count("CreateMultipartUpload") == 2
 
 
-async def test_u5_an_upload_that_is_gone_midway_is_begun_anew(world: World) -> None:
+async def test_point_u5_an_upload_that_is_gone_midway_is_begun_anew(world: World) -> None:
     body, ref = body_of(3 * PART)
     world.bucket.rule("UploadPart", refuse(404, "NoSuchUpload"), nth=1)
     async with world.store(parts=1) as store:
@@ -337,7 +365,7 @@ async def test_u5_an_upload_that_is_gone_midway_is_begun_anew(world: World) -> N
     assert len({call.upload for call in world.bucket.calls("UploadPart")}) == 2
 
 
-async def test_u5_refused_parts_are_sent_in_another_upload(world: World) -> None:
+async def test_point_u5_refused_parts_are_sent_in_another_upload(world: World) -> None:
     body, ref = body_of(2 * PART)
     world.bucket.rule("CompleteMultipartUpload", refuse(400, "InvalidPart"), nth=0)
     async with world.store() as store:
@@ -347,7 +375,7 @@ async def test_u5_refused_parts_are_sent_in_another_upload(world: World) -> None
     assert world.intents.held == {}
 
 
-async def test_u5_a_complete_that_never_works_leaves_the_upload_for_another_put(world: World) -> None:
+async def test_point_u5_a_complete_that_never_works_leaves_the_upload_for_another_put(world: World) -> None:
     body, ref = body_of(3 * PART)
     path = world.file(body)
     async with world.store(tries=2) as store:
@@ -362,7 +390,7 @@ async def test_u5_a_complete_that_never_works_leaves_the_upload_for_another_put(
     assert world.intents.held == {}
 
 
-async def test_u5_an_object_dated_from_its_begin_is_made_young(
+async def test_point_u5_an_object_dated_from_its_begin_is_made_young(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "OLD_SECONDS", -1.0)
@@ -376,7 +404,7 @@ async def test_u5_an_object_dated_from_its_begin_is_made_young(
 # --- U6: aborts and intents
 
 
-async def test_u6_the_intent_is_there_before_the_upload_and_its_first_part(world: World) -> None:
+async def test_point_u6_the_intent_is_there_before_the_upload_and_its_first_part(world: World) -> None:
     seen: dict[str, list[str]] = {}
 
     def noted(op: str) -> None:
@@ -393,7 +421,7 @@ async def test_u6_the_intent_is_there_before_the_upload_and_its_first_part(world
 
 
 @pytest.mark.parametrize("laps", range(5))
-async def test_u6_a_cancelled_put_is_aborted_behind_its_back(world: World, laps: int) -> None:
+async def test_point_u6_a_cancelled_put_is_aborted_behind_its_back(world: World, laps: int) -> None:
     body, ref = body_of(4 * PART)
     async with world.store() as store:
         world.bucket.rule("UploadPart", delay(0.05))
@@ -411,7 +439,7 @@ async def test_u6_a_cancelled_put_is_aborted_behind_its_back(world: World, laps:
 
 
 @pytest.mark.parametrize("action", [refuse(404, "NoSuchUpload"), executed_then(404, "NoSuchUpload")])
-async def test_u6_an_abort_of_what_is_gone_is_fine(world: World, action: Action) -> None:
+async def test_point_u6_an_abort_of_what_is_gone_is_fine(world: World, action: Action) -> None:
     body, ref = body_of(2 * PART)
     async with world.store() as store:
         world.bucket.rule("UploadPart", refuse(403, "Denied"))
@@ -421,7 +449,7 @@ async def test_u6_an_abort_of_what_is_gone_is_fine(world: World, action: Action)
     assert world.intents.held == {}
 
 
-async def test_u6_a_failed_abort_is_made_up_for_by_tidying(world: World) -> None:
+async def test_point_u6_a_failed_abort_is_made_up_for_by_tidying(world: World) -> None:
     now = 1_000_000.0
     body, ref = body_of(2 * PART)
     async with world.store(clock=lambda: now) as store:
@@ -454,7 +482,7 @@ async def _left_open(world: World, owner: str, started: float, *, known: bool) -
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with its id", "before its id was known"])
-async def test_u6_uploads_of_the_dead_and_of_yesterday_are_aborted(world: World, known: bool) -> None:
+async def test_point_u6_uploads_of_the_dead_and_of_yesterday_are_aborted(world: World, known: bool) -> None:
     now = 1_000_000.0
     from artifactproxy.stores.s3.owner import this_owner
 
@@ -472,7 +500,7 @@ async def test_u6_uploads_of_the_dead_and_of_yesterday_are_aborted(world: World,
     assert world.bucket.contents.uploads == {}
 
 
-async def test_u6_uploads_that_no_intent_tells_of_go_after_a_day(world: World) -> None:
+async def test_point_u6_uploads_that_no_intent_tells_of_go_after_a_day(world: World) -> None:
     names = ["p/blobs/sha256/ab/ab" + "0" * 62, "p/blobs/foreign", "elsewhere"]
     for name in names:
         world.bucket.contents.create(name, {}).started -= 90_000
@@ -482,7 +510,7 @@ async def test_u6_uploads_that_no_intent_tells_of_go_after_a_day(world: World) -
     assert len(world.bucket.contents.uploads) == 3
 
 
-async def test_u6_running_uploads_are_left_alone_by_tidying(world: World) -> None:
+async def test_point_u6_running_uploads_are_left_alone_by_tidying(world: World) -> None:
     now = 1_000_000.0
     body, ref = body_of(3 * PART)
     arriving = Arriving(body, length=len(body))
@@ -498,7 +526,7 @@ async def test_u6_running_uploads_are_left_alone_by_tidying(world: World) -> Non
     assert world.held(ref) == body
 
 
-async def test_u6_an_index_that_is_away_does_not_hold_up_storing(
+async def test_point_u6_an_index_that_is_away_does_not_hold_up_storing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: object) -> None:
@@ -517,7 +545,7 @@ async def test_u6_an_index_that_is_away_does_not_hold_up_storing(
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 2 * PART, 12 * MIB + 5])
-async def test_u7_every_request_announces_its_length(world: World, size: int) -> None:
+async def test_point_u7_every_request_announces_its_length(world: World, size: int) -> None:
     body, ref = body_of(size)
     async with world.store() as store:
         await store.put(ref, world.file(body))
@@ -529,7 +557,7 @@ async def test_u7_every_request_announces_its_length(world: World, size: int) ->
     assert {call.part for call in sent} == ({0} if size <= PART else set(range(1, -(-size // PART) + 1)))
 
 
-async def test_u8_growing_parts_and_known_ones_make_the_same_object(
+async def test_point_u8_growing_parts_and_known_ones_make_the_same_object(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("artifactproxy.rules.multipart._STEP", 2)
@@ -548,7 +576,7 @@ async def test_u8_growing_parts_and_known_ones_make_the_same_object(
 # --- U10: the budget
 
 
-async def test_u10_first_come_first_served_and_never_more_than_allowed() -> None:
+async def test_point_u10_first_come_first_served_and_never_more_than_allowed() -> None:
     gate, order = Gate(2), []
 
     async def one(number: int, units: int) -> None:
@@ -562,7 +590,7 @@ async def test_u10_first_come_first_served_and_never_more_than_allowed() -> None
     assert gate.held == 0
 
 
-async def test_u10_who_needs_more_than_there_is_has_it_alone() -> None:
+async def test_point_u10_who_needs_more_than_there_is_has_it_alone() -> None:
     gate = Gate(2)
     async with asyncio.timeout(5):
         async with gate.hold(5):
@@ -577,7 +605,7 @@ async def _through(gate: Gate, units: int = 1) -> None:
         await asyncio.sleep(0)
 
 
-async def test_u10_who_is_cancelled_in_the_queue_stands_in_nobodys_way() -> None:
+async def test_point_u10_who_is_cancelled_in_the_queue_stands_in_nobodys_way() -> None:
     gate = Gate(2)
     async with gate.hold(1):
         large = asyncio.create_task(_through(gate, 2))
@@ -592,7 +620,7 @@ async def test_u10_who_is_cancelled_in_the_queue_stands_in_nobodys_way() -> None
     assert (gate.held, gate.waiting) == (0, 0)
 
 
-async def test_u10_a_place_given_to_one_who_is_cancelled_comes_back() -> None:
+async def test_point_u10_a_place_given_to_one_who_is_cancelled_comes_back() -> None:
     gate = Gate(1)
     async with gate.hold():
         waiting = asyncio.create_task(_through(gate))
@@ -602,7 +630,7 @@ async def test_u10_a_place_given_to_one_who_is_cancelled_comes_back() -> None:
     assert gate.held == 0
 
 
-async def test_u10_resizing_is_felt_at_once() -> None:
+async def test_point_u10_resizing_is_felt_at_once() -> None:
     budget = Budget(4, 2 * PART_MEMORY)
     entered: list[int] = []
     leave = asyncio.Event()
@@ -626,7 +654,7 @@ async def test_u10_resizing_is_felt_at_once() -> None:
     assert budget.memory == 0
 
 
-async def test_u10_bodies_that_arrive_slowly_never_take_every_place(world: World) -> None:
+async def test_point_u10_bodies_that_arrive_slowly_never_take_every_place(world: World) -> None:
     bodies = [body_of(2 * PART + number) for number in range(5)]
     async with world.store(uploads=2) as store:
         slow = []
@@ -646,7 +674,7 @@ async def test_u10_bodies_that_arrive_slowly_never_take_every_place(world: World
         assert store.budget.running == 0
 
 
-async def test_u10_parts_in_flight_are_bounded_over_all_uploads(world: World) -> None:
+async def test_point_u10_parts_in_flight_are_bounded_over_all_uploads(world: World) -> None:
     flying = most = 0
     put = upload.Wire.put
 
@@ -673,7 +701,7 @@ async def test_u10_parts_in_flight_are_bounded_over_all_uploads(world: World) ->
 # --- U11: connections
 
 
-async def test_u11_connections_stay_within_the_pool_however_many_parts(world: World) -> None:
+async def test_point_u11_connections_stay_within_the_pool_however_many_parts(world: World) -> None:
     body, ref = body_of(12 * PART)
     async with world.store(connections=5, parts=8) as store:
         await store.put(ref, world.file(body))
@@ -682,7 +710,7 @@ async def test_u11_connections_stay_within_the_pool_however_many_parts(world: Wo
     assert world.bucket.connections <= 5
 
 
-async def test_u11_connections_are_kept_alive(world: World) -> None:
+async def test_point_u11_connections_are_kept_alive(world: World) -> None:
     async with world.store() as store:
         for number in range(20):
             body, ref = body_of(1000 + number)

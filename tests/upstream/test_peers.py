@@ -68,7 +68,7 @@ async def read(up: UpstreamClient, request: UpstreamRequest) -> tuple[UpstreamHe
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_u11_head_and_url_are_upstreams_and_nothing_else_is_asked(chaos: Chaos, chunked: bool) -> None:
+async def test_port_u11_head_and_url_are_upstreams_and_nothing_else_is_asked(chaos: Chaos, chunked: bool) -> None:
     length = None if chunked else SIZE
     body = chaos.script(PATH, holder(told(length=length), chunked=chunked), size=SIZE)
     left: list[bool] = []
@@ -86,14 +86,14 @@ async def test_u11_head_and_url_are_upstreams_and_nothing_else_is_asked(chaos: C
     assert set(seen.headers) == {"host", passes.HEADER.lower()}
 
 
-async def test_u11_the_address_may_name_a_worker(chaos: Chaos) -> None:
+async def test_port_u11_the_address_may_name_a_worker(chaos: Chaos) -> None:
     chaos.script(PATH, holder(told()), size=SIZE)
     async with client() as up:
         await read(up, asked(f"{chaos.origin}?worker=3"))
     assert chaos.requests[0].target == f"{PATH}?worker=3&key={fill_name(KEY)}"
 
 
-async def test_u11_a_fault_that_is_passed_on_is_raised(chaos: Chaos) -> None:
+async def test_port_u11_a_fault_that_is_passed_on_is_raised(chaos: Chaos) -> None:
     chaos.script(PATH, holder(write_fault(BrokenPromise("other bytes")), size=0))
     async with client() as up:
         with pytest.raises(BrokenPromise, match="other bytes"):
@@ -101,7 +101,7 @@ async def test_u11_a_fault_that_is_passed_on_is_raised(chaos: Chaos) -> None:
         assert up.states() == {}
 
 
-async def test_u11_who_waits_itself_is_asked_again(chaos: Chaos) -> None:
+async def test_port_u11_who_waits_itself_is_asked_again(chaos: Chaos) -> None:
     word = write_head(UpstreamHead(200, {}, SIZE, True, UPSTREAM), Told("f1", ended=True))
     body = chaos.script(PATH, *[holder(WAIT, size=0)] * 3, holder(word), size=SIZE)
     async with client() as up:
@@ -127,7 +127,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("how", sorted(WRONG))
-async def test_u11_a_bad_peer_is_gone_and_never_upstreams_fault(chaos: Chaos, how: str) -> None:
+async def test_port_u11_a_bad_peer_is_gone_and_never_upstreams_fault(chaos: Chaos, how: str) -> None:
     heard = Recorder()
     chaos.script(PATH, WRONG[how][0])
     async with client(heard) as up:
@@ -139,7 +139,7 @@ async def test_u11_a_bad_peer_is_gone_and_never_upstreams_fault(chaos: Chaos, ho
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_u11_a_body_that_ends_early_is_a_peer_that_is_gone(chaos: Chaos, chunked: bool) -> None:
+async def test_port_u11_a_body_that_ends_early_is_a_peer_that_is_gone(chaos: Chaos, chunked: bool) -> None:
     word = told(length=None) if chunked else told()
     body = chaos.script(PATH, holder(word, stop=SIZE // 2, chunked=chunked), size=SIZE)
     got = bytearray()
@@ -162,13 +162,13 @@ async def test_u2_a_peers_body_is_bounded_too(chaos: Chaos) -> None:
     "peer",
     ["unix:relative", "file:///etc/passwd", "ftp://a.example", "//a", "http://", "unix:/a?b", "http://[x"],
 )
-async def test_u11_only_addresses_of_processes_are_asked(peer: str) -> None:
+async def test_port_u11_only_addresses_of_processes_are_asked(peer: str) -> None:
     async with client() as up:
         with pytest.raises(PeerGone):
             await read(up, asked(peer))
 
 
-async def test_u11_nobody_there(tmp_path) -> None:
+async def test_port_u11_nobody_there(tmp_path) -> None:
     async with client() as up:
         for peer in (
             "http://127.0.0.1:1",
@@ -179,7 +179,7 @@ async def test_u11_nobody_there(tmp_path) -> None:
                 await read(up, asked(peer))
 
 
-async def test_u11_without_peers_nobody_is_asked(chaos: Chaos) -> None:
+async def test_port_u11_without_peers_nobody_is_asked(chaos: Chaos) -> None:
     accesses = {"r": RemoteAccess(origins=("http://upstream.example",), limits=FAST)}
     up = UpstreamClient(accesses, clock=lambda: NOW)
     with pytest.raises(PeerGone):
