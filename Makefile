@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help serve quick test e2e bench fuzz soak reliability check-clean requirements clean
+.PHONY: help serve quick test e2e e2e-ceph bench fuzz soak reliability check-clean requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: $(VENV)/.dev ## All tests that run anywhere; lists what was skipped (REQUI
 
 e2e: $(VENV)/.dev ## Real clients against a real instance
 	$(BIN)/python -m pytest -rs e2e $(PYTEST)
+
+e2e-ceph: $(VENV)/.dev ## The S3 store on Ceph's gateway
+	$(BIN)/python -m pytest -rs e2e/ceph.py $(PYTEST)
 
 bench: $(VENV)/.dev ## Measure
 	$(BIN)/python -m bench $(ARGS)

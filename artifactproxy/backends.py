@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from artifactproxy.config import Config
 from artifactproxy.config.resolved import S3
@@ -36,6 +36,9 @@ from artifactproxy.stores.fs import FsStore
 from artifactproxy.stores.survey import FsSurvey
 from artifactproxy.upstream.peers import PeerClient
 from artifactproxy.upstream.pool import tls_context
+
+if TYPE_CHECKING:
+    from artifactproxy.stores.s3.store import S3Store
 
 PRIVATE = tuple(INDEX + side for side in ("", "-wal", "-shm"))
 """Beside the blobs, for the owner of the data folder only."""
@@ -164,7 +167,9 @@ async def open_store(
     from artifactproxy.stores.tier import Tier
 
     bucket = await open_bucket(stack, chosen, intents, observer, clock)
-    tier = Tier(bucket, disk, budget=chosen.local_tier, observer=observer, clock=clock)
+    tier = Tier(
+        bucket, disk, budget=chosen.local_tier, observer=observer, fetch=bucket.fetch, clock=clock
+    )
     stack.push_async_callback(tier.close)
     await tier.start()
     redirect = None
@@ -175,7 +180,7 @@ async def open_store(
 
 async def open_bucket(
     stack: AsyncExitStack, chosen: S3, intents: Intents, observer: Observer, clock: Clock = time.time
-) -> BlobStore:
+) -> S3Store:
     """The bucket itself. Raises `StoreUnavailable` with what to do."""
     from artifactproxy.stores.s3.store import S3Store
 

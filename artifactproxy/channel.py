@@ -18,6 +18,7 @@ from typing import Any, cast
 from artifactproxy.errors import Busy, Fault
 
 LINE_MAX = 16 * 2**20
+WAITING_MAX = 16 * 2**20  # bytes for a supervisor that does not read
 PATIENCE = 5.0  # seconds for the supervisor, which may be reading a configuration
 RELOAD_PATIENCE = 120.0
 KEEP_EVERY = 5.0  # seconds between two tellings of what a process has counted
@@ -123,8 +124,11 @@ class Channel(asyncio.Protocol):
         return dict(told["value"])
 
     def say(self, message: dict[str, Any]) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(line_of(message))
+        """To a supervisor that does not read for long, messages are lost: nothing here is more than help."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size() > WAITING_MAX:
+            return
+        transport.write(line_of(message))
 
     def last_word(self, message: dict[str, Any]) -> None:
         """The same where there is no loop, or none any more."""

@@ -23,6 +23,7 @@ import click
 from artifactproxy import __version__
 from artifactproxy.backup.commands import backup, restore
 from artifactproxy.cli_checkup import fsck, scrub
+from artifactproxy.cli_health import health
 from artifactproxy.cli_s3 import s3_check
 from artifactproxy.errors import BadPath, ConfigError, Fault
 from artifactproxy.migrate.commands import migrate
@@ -58,6 +59,7 @@ cli.add_command(fsck)
 cli.add_command(scrub)
 cli.add_command(migrate)
 cli.add_command(s3_check)
+cli.add_command(health)
 
 
 @cli.command()

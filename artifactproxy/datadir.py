@@ -127,10 +127,10 @@ def looking(path: Path, *, first: bool = False) -> Iterator[bool]:
     path = path.absolute()
     try:
         if not path.is_dir():
-            raise StoreUnavailable(f"{path} is no directory: there is nothing to check")
+            raise StoreUnavailable(f"{path} is no directory: name the data folder of an instance")
         next(path.iterdir(), None)
         if layout(path) is None:
-            raise StoreUnavailable(f"{path} is no data folder: there is nothing to check")
+            raise StoreUnavailable(f"{path} is no data folder: name that of an instance")
         lock = _existing_lock(path)
     except OSError as error:
         raise _unusable(path, error) from error

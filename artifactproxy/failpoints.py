@@ -9,7 +9,8 @@ Names: tmp.opened tmp.half tmp.full tmp.reread tmp.fsynced blob.linked dir.fsync
 row.written row.committed evict.marked evict.deleted backup.snapshot backup.blob backup.read
 backup.synced recheck.read scrub.read scrub.aside heal.begun heal.done restore.blob restore.synced
 restore.verified restore.committed restore.removed restore.moved salvage.row salvage.built
-salvage.ready salvage.aside salvage.moved survey.read migrate.copied migrate.stored tier.write.
+salvage.ready salvage.aside salvage.moved survey.read migrate.copied migrate.stored tier.write
+upload.intended upload.created upload.part upload.sent upload.completed.
 """
 
 from __future__ import annotations

@@ -168,8 +168,13 @@ async def _scope(
             providers=providers,
             temp_limit=temp_limit,
             live=live,
-            pinned=disk.pinned,
+            pinned=disk.pinned if store is disk else _unpinned,
         )
+
+
+def _unpinned() -> bool:
+    """A backup is of a data folder: it holds no blob of a bucket."""
+    return False
 
 
 def _providers(config: Config) -> dict[str, Provider]:

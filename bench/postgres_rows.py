@@ -1,12 +1,15 @@
 """Fills a PostgreSQL index with made-up rows, fast: for measuring look-ups among a million of them.
 
-`python -m bench.postgres_rows postgresql://user@host/name 1000000` loads and measures.
+`python -m bench.postgres_rows postgresql://user@host/name 1000000` loads and measures. With `load` after
+that it only loads, with `look` it only looks rows up and prints microseconds of each as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Kind, 
 
 NOW = 1_700_000_000.0
 BATCH = 50_000
+_LOOKS = 5_000
 
 
 def key_of(number: int) -> ArtifactKey:
@@ -117,5 +121,30 @@ async def _measure(url: str, rows: int) -> None:
     await index.close()
 
 
+async def _only_load(url: str, rows: int) -> None:
+    index = PostgresIndex(PostgresOptions(url))
+    await index.start()
+    await load(url, rows)
+    await index.close()
+
+
+async def _look(url: str, rows: int) -> None:
+    """Rows that this process has not met, then the same again."""
+    index = PostgresIndex(PostgresOptions(url))
+    await index.start()
+    keys = [key_of(number) for number in random.Random().sample(range(rows), min(_LOOKS, rows // 2))]
+    await index.find(key_of(0))  # a connection is there
+    found: dict[str, float] = {}
+    for name in ("asked", "remembered"):
+        began = time.perf_counter()
+        for key in keys:
+            if (await index.find(key)).entry is None:
+                raise LookupError("a row that was loaded is not there")
+        found[name] = (time.perf_counter() - began) / len(keys) * 1e6
+    await index.close()
+    print(json.dumps(found))
+
+
 if __name__ == "__main__":
-    asyncio.run(_measure(sys.argv[1], int(sys.argv[2])))
+    _works = {"": _measure, "load": _only_load, "look": _look}
+    asyncio.run(_works["".join(sys.argv[3:])](sys.argv[1], int(sys.argv[2])))

@@ -51,7 +51,7 @@ class Run:
 
 
 def pull(
-    port: int,
+    port: int | Sequence[int],
     paths: Sequence[str],
     cores: frozenset[int],
     *,
@@ -59,11 +59,13 @@ def pull(
     like: Path | None = None,
     timeout: float = 120.0,
 ) -> Run:
-    """Pull in a process of its own on `cores`; with `like`, compare each body with that file.
+    """Pull in a process of its own on `cores`; with `like`, compare each body with that file. Several
+    ports take turns.
 
     Raises `CannotMeasure` unless every transfer is whole, answered with 200 and, if compared, the same.
     """
-    order = {"port": port, "paths": list(paths), "at_once": at_once}
+    ports = [port] if isinstance(port, int) else list(port)
+    order: dict[str, object] = {"ports": ports, "paths": list(paths), "at_once": at_once}
     order |= {"like": str(like) if like else "", "timeout": timeout}
     printed = run_pinned([sys.executable, "-m", "bench.pull", json.dumps(order)], cores, timeout + 10)
     run = json.loads(printed)
@@ -147,14 +149,14 @@ class _Expected:
         return not _memcmp(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), self._start + offset, length)
 
 
-def main(port: int, paths: list[str], at_once: int, like: str, timeout: float) -> None:
+def main(ports: list[int], paths: list[str], at_once: int, like: str, timeout: float) -> None:
     expected = _Expected(like) if like else None
     begun = time.perf_counter()
     buffer, waiting, ended = bytearray(CHUNK), paths[::-1], []
     with selectors.DefaultSelector() as ready:
         while waiting or ready.get_map():
             while waiting and len(ready.get_map()) < at_once:
-                transfer = _Transfer(port, waiting.pop(), expected)
+                transfer = _Transfer(ports[len(waiting) % len(ports)], waiting.pop(), expected)
                 ready.register(transfer.socket, selectors.EVENT_READ, transfer)
             for key, _ in ready.select(1.0):
                 if key.data.read(buffer):

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -132,14 +132,25 @@ def proxy_command(port: int, data: Path, config: Path) -> list[str]:
 
 @contextlib.contextmanager
 def proxy(
-    folder: Path, cores: frozenset[int], remotes: str = "", *, keep: bool = False
+    folder: Path,
+    cores: frozenset[int],
+    remotes: str = "",
+    *,
+    keep: bool = False,
+    port: int = 0,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Server, int]]:
-    """Our own server in `folder`, its default log going to a file; the folder goes with it unless kept."""
+    """Our own server in `folder`, its default log going to a file; the folder goes with it unless kept.
+
+    `env` is added to the environment.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config, log, port = folder / "config.yaml", folder / "requests.log", free_port()
+    config, log, port = folder / "config.yaml", folder / "requests.log", port or free_port()
+    environment = {**os.environ, **env} if env else None
     config.write_text(f"log: {{file: '{log}'}}\n{remotes}")
     try:
-        with Server(proxy_command(port, folder / "data", config), cores, folder / "output") as server:
+        command = proxy_command(port, folder / "data", config)
+        with Server(command, cores, folder / "output", environment) as server:
             server.wait_for(port, "/livez")
             yield server, port
     finally:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from e2e.backends import Backends
 from e2e.nginx import free_port
 from e2e.servers import Proxy
 from tests.needs import require
-from tests.servers import postgres, redis
-from tests.servers.minio import FreshBucket
-from tests.servers.minio import shared as shared_minio
+from tests.servers import redis
 from tests.servers.process import wait_for
 
 REPLICAS = 3
@@ -83,14 +82,12 @@ class Cluster:
         folder: Path,
         remotes: str,
         *,
-        store: FreshBucket | None = None,
         top: str = "",
         count: int = REPLICAS,
     ) -> None:
         """`remotes`: YAML below `remotes:`, without a remote named generic."""
         self.folder = folder
-        self.bucket = store or shared_minio().fresh_bucket()
-        self.database = postgres.shared().fresh_database()
+        self.backends = Backends()
         self.redis = redis.shared()
         self._prefix = f"e2e-{secrets.token_hex(4)}:"
         self._remotes, self._top = remotes, top
@@ -120,28 +117,16 @@ class Cluster:
 
     def configuration(self, number: int) -> str:
         return f"""
-store:
-  kind: s3
-  bucket: {self.bucket.name}
-  endpoint: {self.bucket.endpoint}
-  region: {self.bucket.region}
-  addressing: path
-  access_key: {{env: E2E_ACCESS}}
-  secret_key: {{env: E2E_SECRET}}
-index: {{kind: postgres, url: {{env: E2E_DATABASE}}}}
+{self.backends.store()}
+{self.backends.index()}
 coordination: {{kind: redis, url: {{env: E2E_REDIS}}, prefix: "{self._prefix}"}}
 cluster: {{advertise: "http://{self.listens[number]}", secret: {{env: E2E_CLUSTER}}}}
 {self._top}
 """
 
     def _secrets(self) -> dict[str, str]:
-        return {
-            "E2E_ACCESS": self.bucket.access_key,
-            "E2E_SECRET": self.bucket.secret_key,
-            "E2E_DATABASE": self.database,
-            "E2E_REDIS": self.redis.url,
-            "E2E_CLUSTER": "a secret among the replicas",
-        }
+        shared = {"E2E_REDIS": self.redis.url, "E2E_CLUSTER": "a secret among the replicas"}
+        return self.backends.env | shared
 
     def kill(self, number: int) -> None:
         self.replicas[number].signal(signal.SIGKILL)

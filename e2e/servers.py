@@ -71,12 +71,21 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def lines_now(self) -> list[str]:
+        """All that it has printed until now."""
+        while not self._lines.empty():
+            self.output.append(self._lines.get())
+        return self.output
+
     def wait(self) -> int:
         """The exit code."""
         code = self._process.wait(STOP_SECONDS)
         self._reader.join(STOP_SECONDS)
-        while not self._lines.empty():
-            self.output.append(self._lines.get())
+        self.lines_now()
         return code
 
     def stop(self) -> int:
@@ -197,6 +206,10 @@ class Proxy:
         self.index = f"{self.url}/pypi/simple/"
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def listen(self) -> str:
         return urlsplit(self.url).netloc
 
@@ -240,6 +253,9 @@ class Proxy:
 
     def signal(self, number: signal.Signals) -> None:
         self._process.signal(number)
+
+    def said_now(self) -> list[str]:
+        return self._process.lines_now()
 
     def wait(self) -> int:
         return self._process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import signal
 import threading
 import time
 from collections import Counter
@@ -165,6 +166,28 @@ def test_n02_a_rolling_restart_fails_no_request(tmp_path: Path, origin: Origin) 
         assert wrong == []
         assert done["remote"] > 20
         assert done["cache"] > 20
+
+
+def test_n02_a_leader_that_stops_serves_its_clients_and_its_followers(
+    replicas: Cluster, origin: Origin
+) -> None:
+    """Also a follower that comes after the signal, and whoever asks the balancer meanwhile."""
+    path = f"/stopped-{SIZE}.bin"
+    origin.hold(0.5)
+    with ThreadPoolExecutor(8) as pool:
+        leading = pool.submit(get, replicas.replicas[0].url, f"/files{path}")
+        assert origin.held.wait(30)
+        replicas.replicas[0].signal(signal.SIGTERM)
+        _until(lambda: any(line.startswith("stopping") for line in replicas.replicas[0].said_now()))
+        late = [pool.submit(get, replicas.replicas[1].url, f"/files{path}") for _ in range(3)]
+        late += [pool.submit(get, replicas.url, f"/files{path}") for _ in range(3)]
+        _until(lambda: _readers(replicas, 1) + _readers(replicas, 2) >= 6)
+        origin.release()
+        for future in [leading, *late]:
+            assert future.result() == Got(200, "remote", content(path))
+        assert replicas.replicas[0].wait() == 0
+    assert origin.asked == {path: 1}
+    assert get(replicas.url, f"/files{path}").source == "cache"
 
 
 # --- the main job, over real registries

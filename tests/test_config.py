@@ -284,6 +284,10 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
                 "or leave the password out"
             ),
         ),
+        (
+            "index: {kind: postgres, url: 'postgresql://u:12/x@h/d'}",
+            "index.url: is not a valid address: in a user or password write / as %2F, ? as %3F, # as %23",
+        ),
         ("coordination: {kind: redis}", "coordination: kind: redis needs a url"),
         (
             "coordination: {kind: redis, url: 'redis://h', renew: 9s}",

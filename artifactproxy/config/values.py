@@ -145,6 +145,8 @@ def _split(text: str) -> SplitResult:
         _ = parts.port
     except ValueError:
         raise ValueError("is not a valid address") from None
+    if "@" in parts.path:  # else the begin of the password would be taken for a port, and shown
+        raise ValueError("is not a valid address: in a user or password write / as %2F, ? as %3F, # as %23")
     return parts
 
 

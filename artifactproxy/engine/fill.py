@@ -131,7 +131,8 @@ class Fill(Standing):
 
     async def _fill(self) -> None:
         tools, route = self._tools, self.route
-        self.generation = await self._keeper.fence()
+        if not self.plan.withhold:  # else no row comes of it, and an index that is slow to fail is not asked
+            self.generation = await self._keeper.fence()
         self._lesson.begin(self._promised)
         if route.foreign and not vouched(self.promise):
             await self._lesson.learnt()

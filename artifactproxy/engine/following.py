@@ -6,6 +6,7 @@ failure there is a reset here. Everything is hashed and verified again by whoeve
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from artifactproxy.engine.conversation import Admitted, Landed, RejectedError
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.terms import sha256_of
 from artifactproxy.engine.transfer import Transfer, origin_of
+from artifactproxy.engine.turn import SILENCE, Turn
 from artifactproxy.errors import BlobMissing, Fault, PeerGone, StoreUnavailable, UpstreamBroken
 from artifactproxy.model import Absent, CacheEntry, Header, Refresh, Span, Told, UpstreamHead
-from artifactproxy.ports import BlobStore
+from artifactproxy.ports import BlobStore, UpstreamReply
 from artifactproxy.rules.digests import vouching
 from artifactproxy.rules.http import strong
 from artifactproxy.rules.parts import judge_part
@@ -33,6 +35,33 @@ class _Stored:
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self.body
+
+
+class _Watched:
+    """The body of the process that fills. One that stands still says nothing and breaks no connection, but its
+    lease ends, and may be ours then: raises `PeerGone`."""
+
+    def __init__(self, reply: UpstreamReply, turn: Turn) -> None:
+        self.head = reply.head
+        self._reply = reply
+        self._turn = turn
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        blocks = aiter(self._reply.chunks())
+        while (block := await self._next(blocks)) is not None:
+            yield block
+
+    async def _next(self, blocks: AsyncIterator[bytes]) -> bytes | None:
+        coming = asyncio.ensure_future(anext(blocks, None))
+        try:
+            while not (await asyncio.wait((coming,), timeout=SILENCE))[0]:
+                if await self._turn.fell_to_us() and not coming.done():
+                    raise PeerGone("the process that fills this stands still")
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.wait((coming,))
+        return coming.result()
 
 
 class Following(Transfer):
@@ -64,7 +93,8 @@ class Following(Transfer):
         """None if that process brings in other bytes than those that we were promised."""
         broken: Fault
         async with AsyncExitStack() as stack:
-            reply = await self._open(stack, next(iter(self._sources()), ""), [])
+            opened = await self._open(stack, next(iter(self._sources()), ""), [])
+            reply = _Watched(opened, self._turn)
             head = reply.head
             self.upstream_status, self.source = head.status, self._source_of(head)
             if self._is_other(head):
@@ -153,7 +183,7 @@ class Following(Transfer):
             if strong(tag):
                 headers.append(("if-range", tag))
         async with AsyncExitStack() as stack:
-            reply = await self._open(stack, self.source, headers)
+            reply = _Watched(await self._open(stack, self.source, headers), self._turn)
             head = reply.head
             if self._is_other(head):
                 self._turn.alone()

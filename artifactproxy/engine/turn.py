@@ -17,6 +17,7 @@ from artifactproxy.rules.peers import lease_name
 from artifactproxy.rules.retry import backoff
 
 ROW_POLL = 0.25  # seconds between looks for the row that another process is about to write
+SILENCE = 2.0  # seconds without a byte after which it is asked whether a process that is followed still leads
 _FIRST = 0.05  # seconds before whoever was left alone asks whose turn it is, doubled each time
 _LONGEST = 1.0
 
@@ -61,6 +62,16 @@ class Turn:
             self.alone()
         else:
             await self._ask(min(left, limits.lease_wait))
+
+    async def fell_to_us(self) -> bool:
+        """Whether the lease of the process that is followed has ended, which makes it ours. Where the
+        coordinator cannot tell it has not."""
+        held = await self._tools.coordinator.acquire(lease_name(self._key), wait=0)
+        if held is None or isinstance(held, Holder):
+            return False
+        self._lease = held
+        self.alone()
+        return True
 
     def took_over(self) -> None:
         """We ask upstream for what another process had begun."""

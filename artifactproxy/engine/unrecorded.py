@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from artifactproxy.errors import IndexUnavailable, StoreUnavailable
+from artifactproxy.errors import BadRequest, IndexUnavailable, StoreUnavailable
 from artifactproxy.model import ArtifactKey, CacheEntry, Promise
 from artifactproxy.ports import BlobStore, Ledger, MetadataIndex, Observer
 
@@ -96,10 +96,9 @@ class Unrecorded:
                 await self._learn()
                 while self._rows:
                     held = next(iter(self._rows.values()))
-                    await self._record(held)
+                    recorded += await self._record(held)
                     if self._rows.get(held.entry.key) is held:
                         del self._rows[held.entry.key]
-                    recorded += 1
             except (IndexUnavailable, StoreUnavailable):
                 return  # whoever needs them now says so; here there is time
             finally:
@@ -124,17 +123,23 @@ class Unrecorded:
                 taught_by=promise.taught_by,
             )
 
-    async def _record(self, held: Kept) -> None:
+    async def _record(self, held: Kept) -> bool:
+        """False for a row that never will be."""
         entry = held.entry
         if entry.ref is not None:
             # Nobody could ask whether it was on its way out when it was put, nor stop that.
             await self._ledger.bury([entry.ref.sha256])
             if await self._store.size(entry.ref.sha256) != entry.ref.size:
                 self._observer.increment("unrecorded_dropped")
-                return
-        await self._index.record(entry)
-        if held.promises:
-            self._contradicted(await self._index.learn(held.promises))
+                return False
+        try:
+            await self._index.record(entry)
+            if held.promises:
+                self._contradicted(await self._index.learn(held.promises))
+        except BadRequest:  # a name that this index cannot hold: it must not stand in the others' way
+            self._observer.increment("unrecorded_dropped")
+            return False
+        return True
 
     async def close(self) -> None:
         """Record what can be recorded; the rest is lost, and told."""

@@ -18,8 +18,8 @@ from urllib.parse import quote
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes.faults import index_fault, is_damage
+from artifactproxy.indexes.overview import totals
 from artifactproxy.indexes.rows import entry_of, key_row, promise_of
-from artifactproxy.indexes.sqlite import totals
 from artifactproxy.indexes.writer import Work
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Promise
 from artifactproxy.ports import Totals

@@ -18,7 +18,7 @@ from artifactproxy.errors import IndexUnavailable
 from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes.faults import index_fault
 from artifactproxy.indexes.migrate import migrate, steps
-from artifactproxy.indexes.sqlite import totals
+from artifactproxy.indexes.overview import totals
 from artifactproxy.indexes.writes import forget_blob
 from artifactproxy.model import BlobRef
 from artifactproxy.ports import Totals

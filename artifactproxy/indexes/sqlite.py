@@ -26,6 +26,7 @@ from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes import writes
 from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
 from artifactproxy.indexes.migrate import migrate, steps
+from artifactproxy.indexes.overview import check_pages, totals
 from artifactproxy.indexes.rows import after, entry_of, found_of, key_row, package_bounds
 from artifactproxy.indexes.writer import Work, Writer
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
@@ -34,7 +35,6 @@ from artifactproxy.ports import Clock, Intent, Totals, Use
 _T = TypeVar("_T")
 ADVICE = ": stop the program and run `artifactproxy fsck --repair`"
 _DAY = 86400.0
-_LOOK_SECONDS = 1.0
 _CHUNK = 500  # rows a bulk write puts into one item, so that others get their turn in between
 _PRAGMAS = "PRAGMA foreign_keys=ON", "PRAGMA mmap_size=268435456", "PRAGMA journal_size_limit=67108864"
 
@@ -308,7 +308,7 @@ class SqliteIndex:
             unless_done.callback(connection.close)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            _check_pages(connection)
+            check_pages(connection)
             self._file = self._path.stat()
             migrate(connection, steps())
             (clean,) = connection.execute(sql.READ_CLEAN).fetchone()
@@ -390,38 +390,5 @@ def _probe(db: sqlite3.Connection) -> None:
     writes.reserve(db, 1)
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
-    """Look for damage before anything is built on it, but not for long: what a large index hides
-    from this look is found where it is read. Raises sqlite3.DatabaseError."""
-    until = time.monotonic() + _LOOK_SECONDS
-    connection.set_progress_handler(lambda: time.monotonic() > until, 10_000)
-    try:
-        (verdict,) = connection.execute(sql.QUICK_CHECK).fetchone()
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        return
-    finally:
-        connection.set_progress_handler(None, 0)
-    if verdict != "ok":
-        damage = sqlite3.DatabaseError(verdict)
-        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise damage
-
-
 def _mark_clean(db: sqlite3.Connection) -> None:
     db.execute(sql.MARK_CLEAN, (1,))
-
-
-def totals(db: sqlite3.Connection) -> Totals:
-    blobs, size = db.execute(sql.TOTAL_BLOBS).fetchone()
-    (promises,) = db.execute(sql.TOTAL_PROMISES).fetchone()
-    repos = db.execute(sql.TOTAL_BY_REPO).fetchall()
-    return Totals(
-        blobs=blobs,
-        bytes=size,
-        entries=sum(row[1] - row[3] for row in repos),
-        absences=sum(row[3] for row in repos),
-        promises=promises,
-        by_repo=tuple((repo, count - absent, held) for repo, count, held, absent in repos),
-    )

@@ -76,7 +76,18 @@ _STORE = (
         "index_unopened",
     }
 )
-KNOWN_CODES = _codes(errors.Fault) | _FINER | _STORE | {"descriptors", "memory", "missing", "unreadable"}
+# Why a request to a bucket is sent again: no usable answer, a status, or a code of S3's own.
+_BUCKET = frozenset(
+    {
+        "broken", "connect", "garbage", "resolve", "timeout", "429", "500", "502", "503", "504",
+        "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
+        "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "TooManyRequests",
+        "XMinioServerNotInitialized",
+    }
+)  # fmt: skip
+KNOWN_CODES = (
+    _codes(errors.Fault) | _FINER | _STORE | _BUCKET | {"descriptors", "memory", "missing", "peer_pass", "unreadable"}
+)
 
 _Labels = tuple[str, ...]
 Numbers = dict[str, Any]

@@ -20,7 +20,9 @@ HEAD: Final = "X-Peer-Head"
 FOLLOWED: Final = "x-peer-fill"
 """Request field: the download that was followed until now."""
 HEAD_MAX: Final = 64 * 1024  # bytes of that field
-HOLD: Final = 10.0  # seconds after which a process that has nothing to tell yet says so
+HOLD: Final = 2.0
+"""Seconds after which a process that has nothing to tell yet says so. One that is silent for more than
+twice as long is taken for gone, so that whoever waits behind a follower is served in about a lease's time."""
 WAIT: Final = '{"v": 1, "kind": "wait"}'
 _KEPT: Final = frozenset(
     {
@@ -39,6 +41,7 @@ _CODE: Final = re.compile(r"\A[a-z0-9_]{1,40}\Z")
 _NAME: Final = re.compile(r"\A[0-9a-f]{64}\Z")
 _FILL: Final = re.compile(r"\A[0-9a-z-]{1,64}\Z")
 _TEXT: Final = re.compile(r"\A[^\x00-\x1f\x7f]*\Z")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _INTEGERS: Final = 2**62
 
 
@@ -66,7 +69,7 @@ def passes_on(fault: Fault) -> bool:
 
 
 def write_head(head: UpstreamHead, told: Told) -> str:
-    kept = {n: v for n, v in head.headers.items() if n in _KEPT and len(v) <= _VALUE_MAX}
+    kept = {n: _plain(v) for n, v in head.headers.items() if n in _KEPT and len(v) <= _VALUE_MAX}
     return _written(
         kind="head",
         status=head.status,
@@ -87,7 +90,7 @@ def write_fault(fault: Fault) -> str:
     return _written(
         kind="fault",
         name=_class_of(fault).__name__,
-        detail=fault.detail[:_DETAIL_MAX],
+        detail=_plain(fault.detail[:_DETAIL_MAX]),
         code=fault.code,
         status=fault.status,
         upstream_status=getattr(fault, "upstream_status", None),
@@ -97,6 +100,11 @@ def write_fault(fault: Fault) -> str:
 
 def _written(**members: Any) -> str:
     return json.dumps({"v": 1, **members}).replace("\x7f", "\\u007f")
+
+
+def _plain(text: str) -> str:
+    """A tab may stand in a field (RFC 9110 section 5.5), and means no more than a blank."""
+    return _CONTROL.sub(" ", text)
 
 
 def _class_of(fault: Fault) -> type[Fault]:

@@ -19,7 +19,6 @@ from functools import partial
 from artifactproxy import failpoints
 from artifactproxy.errors import BlobMissing, Fault, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
-from artifactproxy.ports import BlobStore
 from artifactproxy.stores.copies import Copies
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.stores.medium import store_fault
@@ -30,6 +29,10 @@ _BATCH = 512 * 1024  # what may wait for the disk before the remote store is pau
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
+Fetch = Callable[[BlobRef, Span], Awaitable[AsyncIterator[bytes]]]
+"""Like `BlobStore.open`; what it gives need not have been verified."""
+
+
 class Spoilt(Exception):
     """The disk failed; what was written before is good, and the rest is the reader's to fetch."""
 
@@ -38,7 +41,7 @@ class Arrival:
     """One transfer. `wrong` is called before anybody hears that the content is not what its name says."""
 
     def __init__(
-        self, ref: BlobRef, remote: BlobStore, disk: FsStore, wrong: Callable[[BlobRef], Awaitable[None]]
+        self, ref: BlobRef, fetch: Fetch, disk: FsStore, wrong: Callable[[BlobRef], Awaitable[None]]
     ) -> None:
         self.ref = ref
         self.written = 0
@@ -52,7 +55,7 @@ class Arrival:
         self.spoilt: StoreUnavailable | None = None
         self.on_idle: Callable[[Arrival], None] = lambda _arrival: None
         self._failure: Exception | None = None
-        self._remote = remote
+        self._fetch = fetch
         self._disk = disk
         self._wrong = wrong
         self._fd = -1
@@ -68,7 +71,7 @@ class Arrival:
     async def run(self) -> None:
         """Until it is whole, broken or cancelled; the temp file is the caller's, if it is whole."""
         try:
-            await self._fetch()
+            await self._receive()
         except (Fault, BlobMissing) as error:
             self._failure = error
         except Spoilt:
@@ -88,9 +91,9 @@ class Arrival:
             self.path.unlink()
         self._close_if_over()
 
-    async def _fetch(self) -> None:
+    async def _receive(self) -> None:
         received = 0
-        chunks = await self._remote.open(self.ref, Span(0, self.ref.size))
+        chunks = await self._fetch(self.ref, Span(0, self.ref.size))
         try:
             async for chunk in chunks:
                 received += len(chunk)
@@ -224,7 +227,7 @@ class Arrival:
         only a part is read."""
         size = self.ref.size
         if part or left.stop < size:
-            chunks = await self._remote.open(self.ref, left)
+            chunks = await self._fetch(self.ref, left)
             try:
                 async for chunk in chunks:
                     yield chunk
@@ -233,7 +236,7 @@ class Arrival:
             return
         hasher = self._hasher.copy()
         kept = bytearray(await self._disk.run("read a blob", partial(self._written_after, fd, left.start)))
-        chunks = await self._remote.open(self.ref, Span(self.written, size))
+        chunks = await self._fetch(self.ref, Span(self.written, size))
         try:
             async for chunk in chunks:
                 hasher.update(chunk)
@@ -275,14 +278,14 @@ class Arrivals:
 
     def __init__(
         self,
-        remote: BlobStore,
+        fetch: Fetch,
         disk: FsStore,
         copies: Copies,
         wrong: Callable[[BlobRef], Awaitable[None]],
         *,
         at_once: int,
     ) -> None:
-        self._remote = remote
+        self._fetch = fetch
         self._disk = disk
         self._copies = copies
         self._wrong = wrong
@@ -318,7 +321,7 @@ class Arrivals:
             await asyncio.wait(tasks)
 
     def _begin(self, ref: BlobRef) -> Arrival:
-        arrival = self._running[ref.sha256] = Arrival(ref, self._remote, self._disk, self._wrong)
+        arrival = self._running[ref.sha256] = Arrival(ref, self._fetch, self._disk, self._wrong)
         arrival.on_idle = self._idle
         task = self._tasks[arrival] = asyncio.create_task(self._run(arrival), name="copy of a blob")
         task.add_done_callback(lambda _: self._ended(arrival))

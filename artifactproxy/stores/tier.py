@@ -14,14 +14,15 @@ from pathlib import Path
 from artifactproxy.errors import BlobMissing, Fault, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
 from artifactproxy.ports import BlobStore, Clock, Growing, Intake, LocalFile, Observer
-from artifactproxy.stores.arrivals import Arrivals, Spoilt
+from artifactproxy.stores.arrivals import Arrivals, Fetch, Spoilt
 from artifactproxy.stores.copies import Copies, TierLimits
 from artifactproxy.stores.fs import FsStore
 
 
 class Tier:
     """`remote` has no local files of its own; `budget` in bytes is for the copies on `disk`, 0 keeps
-    none. Both are started by the caller, before `start`, and closed by `close`."""
+    none. Both are started by the caller, before `start`, and closed by `close`. `fetch` is how what is
+    verified here leaves the remote store, where it can do that at less cost than `open`."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Tier:
         *,
         budget: int,
         observer: Observer,
+        fetch: Fetch | None = None,
         clock: Clock = time.time,
         limits: TierLimits = TierLimits(),  # noqa: B008  a frozen value
     ) -> None:
@@ -39,7 +41,9 @@ class Tier:
         self._observer = observer
         self._small = limits.small
         self._copies = Copies(disk, budget, observer, clock, limits)
-        self._arrivals = Arrivals(remote, disk, self._copies, self._wrong, at_once=limits.at_once)
+        self._arrivals = Arrivals(
+            fetch or remote.open, disk, self._copies, self._wrong, at_once=limits.at_once
+        )
         self.temp_path = disk.temp_path
         self.sweep = disk.sweep
         self.free = disk.free

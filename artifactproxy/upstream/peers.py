@@ -125,8 +125,7 @@ class PeerClient:
             if word is not None:
                 break
             waited = True
-            await response.read()
-            response.close()
+            response.release()  # nothing follows such a word, unless it is no process of ours
         if isinstance(word, UpstreamHead) and word.told is not None and waited:
             # Upstream's body had not ended when we first asked.
             word = replace(word, told=replace(word.told, ended=False))
@@ -181,19 +180,14 @@ class PeerClient:
             parts = urlsplit(address)
             query = {**dict(parse_qsl(parts.query)), **query}
             base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
-            session = self._sessions.get("") or self._session("", await self._tcp())
+            context = await self._trust()
+            session = self._sessions.get("") or self._session("", _tcp(context))
         return session, f"{base}{PATH}?{urlencode(query)}"
 
-    async def _tcp(self) -> aiohttp.TCPConnector:
+    async def _trust(self) -> ssl.SSLContext:
         if self._context is None:
             self._context = await asyncio.to_thread(tls_context, self._ca)
-        return Pool(
-            ssl=self._context,
-            limit=0,
-            limit_per_host=0,
-            keepalive_timeout=KEEPALIVE,
-            socket_factory=_socket,
-        )
+        return self._context
 
     def _session(self, place: str, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         session = self._sessions[place] = aiohttp.ClientSession(
@@ -246,6 +240,10 @@ async def _through(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield block
     except faults.IN_BODY as error:
         raise PeerGone("the process that fills this broke off") from error
+
+
+def _tcp(context: ssl.SSLContext) -> aiohttp.TCPConnector:
+    return Pool(ssl=context, limit=0, limit_per_host=0, keepalive_timeout=KEEPALIVE, socket_factory=_socket)
 
 
 def _socket(info: tuple[int, int, int, str, object]) -> socket.socket:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from numbers import Real
+from typing import Any
 from urllib.parse import parse_qs
 
 from artifactproxy.engine.answer import Answer, Bytes
@@ -75,16 +76,26 @@ class Pages:
     async def _readyz(self, entry: Entry) -> Answer:
         """Whether requests should come here: what is degraded but bearable is told and answered 200."""
         del entry
+        found, ready = await self._looked()
+        return json_answer(found, 200 if ready else 503)
+
+    async def readiness(self) -> dict[str, Any]:
+        """The same for the control socket, where the answer is no status."""
+        found, ready = await self._looked()
+        mode = found.pop("mode", "unknown")
+        return {"ready": ready, "mode": mode, "dependencies": found}
+
+    async def _looked(self) -> tuple[dict[str, str], bool]:
         try:
             async with asyncio.timeout(READINESS_SECONDS):
                 readiness = await self._engine.readiness()
         except TimeoutError:
             silent = f"no answer from the dependencies within {READINESS_SECONDS:g} s"
-            return json_answer({"server": silent}, 503)
+            return {"server": silent}, False
         found = {**readiness.verdicts, "mode": readiness.mode}
         if self.draining:
             found["server"] = "draining"
-        return json_answer(found, 200 if readiness.ready and not self.draining else 503)
+        return found, readiness.ready and not self.draining
 
     async def _metrics(self, entry: Entry) -> Answer:
         self.access.judge_admin(entry.visit)

@@ -30,7 +30,7 @@ from artifactproxy.web import sockets
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
-from artifactproxy.web.connection import ClientGone, Connection, Listener, descriptors, parser_name
+from artifactproxy.web.connection import CLOSED, ClientGone, Connection, Listener, descriptors, parser_name
 from artifactproxy.web.contract import CheckupLike, EngineLike, Numbers, SiblingsLike, WebObserver
 from artifactproxy.web.control import Control, Reload
 from artifactproxy.web.door import Door, Entry
@@ -50,6 +50,12 @@ _UNREAD: dict[int, Callable[[], Fault]] = {
     400: lambda: BadRequest("the request is not well-formed HTTP/1.1"),
     408: lambda: HeadSlow("the request did not arrive in time"),
 }
+
+
+class _TurnedAway(Exception):
+    """A client that came while we listen for processes that follow us only. Without an answer, as if
+    nobody listened: balancers then ask another replica."""
+
 
 _Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
 
@@ -82,8 +88,8 @@ class WebServer:
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._bodies = Bodies(limits)
-        self._control = Control(engine, access, checkup, siblings=siblings, reload=reload)
         self._closing = False
+        self._clients: set[Connection] = set()  # who was there when we began to close
         prefix = secrets.token_hex(4)
         self._ids = (f"{prefix}{n:08x}" for n in itertools.count(1))
         self._servers: list[asyncio.AbstractServer] = []
@@ -98,6 +104,9 @@ class WebServer:
         self._family = Listener(self._serve, self._refuse, self._report, limits)
         self._pages = Pages(
             engine, observer, access, lambda: len(self._repositories.connections), siblings=siblings
+        )
+        self._control = Control(
+            *(engine, access, checkup), siblings=siblings, reload=reload, ready=self._pages.readiness
         )
 
     async def start(
@@ -180,24 +189,35 @@ class WebServer:
         return self._observer.numbers()
 
     async def drain(self, notice: float, timeout: float) -> None:  # noqa: ASYNC109  (a stage of its own)
-        """Stop in order: unready for `notice` seconds, then no new connections, then `timeout`
-        seconds for answers under way; what is left is reset."""
+        """Stop in order: unready for `notice` seconds, then no new clients, then `timeout` seconds for
+        answers under way; what is left is reset."""
         self._pages.draining = True
         await asyncio.sleep(notice)
         self._closing = True
-        for server in self._servers:
-            server.close()
+        self._clients = set(self._all_connections())
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self._close_idle():  # noqa: ASYNC110  (connections end by themselves)
+                while True:
+                    if not self._is_followed():
+                        self._stop_listening()
+                    if not self._close_idle():
+                        break
                     await asyncio.sleep(_POLL)
         await self.close()
+
+    def _is_followed(self) -> bool:
+        """Whether other processes may still read along with what is filled here for our last clients."""
+        return self._internal is not None and bool(self._engine.states().get("fills"))
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     async def close(self) -> None:
         """Stop now; answers under way are reset."""
         self._closing = self._pages.draining = True
-        for server in self._servers:
-            server.close()
+        self._stop_listening()
         for connection in self._all_connections():
             connection.reset()
         while self._all_connections():  # noqa: ASYNC110  (aiohttp has no event for it)
@@ -213,11 +233,12 @@ class WebServer:
         ]
 
     def _close_idle(self) -> int:
-        """Close connections without a request; returns how many have one."""
+        """Close clients' connections without a request; returns how many connections have one."""
         busy = 0
         for connection in self._all_connections():
             if connection.is_idle():
-                connection.force_close()
+                if connection in self._clients:  # a process that follows us is about to ask
+                    connection.force_close()
             else:
                 busy += 1
         return busy
@@ -235,6 +256,9 @@ class WebServer:
         try:
             try:
                 return await exchange.send(await route(request, exchange))
+            except _TurnedAway:
+                exchange.abandon()
+                return CLOSED
             except Fault as fault:
                 answer = self._fault_answer(fault, exchange, page)
             except MemoryError:
@@ -282,6 +306,8 @@ class WebServer:
         if not address.repo or address.repo in RESERVED:
             exchange.quiet = address.repo in QUIET
             return await self._pages.answer(entry)
+        if self._closing and method in READING and exchange.connection not in self._clients:
+            raise _TurnedAway
         answer = await self._engine.handle(exchange.ask)
         if "x-request-id" in entry.headers:
             answer.outcome.extra["client_request_id"] = exchange.outcome.extra["client_request_id"]

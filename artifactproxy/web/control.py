@@ -1,7 +1,7 @@
 """Commands for the running server, as JSON over its Unix socket; the file's mode is the access rule.
 
 `POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`,
-`POST /reload`.
+`GET /ready`, `POST /reload`.
 `POST /fsck {full, repair}` and `POST /scrub {rate}` answer line by line while they work; a failure after
 the first line is a line of its own: `{"failed": "..."}`.
 """
@@ -35,6 +35,9 @@ _RUNNING = frozenset({"fill", "last_failure"})  # of a report: known to the proc
 Reload = Callable[[], Awaitable[dict[str, Any]]]
 """Read the configuration again; what came of it, as `result`, and `reasons` or what has changed."""
 
+Ready = Callable[[], Awaitable[dict[str, Any]]]
+"""`ready`, `mode`, and one verdict for each of `dependencies`."""
+
 _Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 _Stream = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 
@@ -53,15 +56,18 @@ class Control:
         *,
         siblings: SiblingsLike | None = None,
         reload: Reload | None = None,
+        ready: Ready | None = None,
     ) -> None:
         self._engine = engine
         self.access = access
         self._checkup = checkup
         self._siblings = siblings
         self._reload = reload
+        self._readiness = ready
         self._streams: dict[str, _Stream] = {"fsck": self._fsck, "scrub": self._scrub} if checkup else {}
         self._commands: dict[str, tuple[str, _Command]] = {
             "ping": ("GET", self._ping),
+            "ready": ("GET", self._ready),
             "stats": ("GET", self._stats),
             "explain": ("GET", self._explain),
             "purge": ("POST", self._purge),
@@ -97,6 +103,12 @@ class Control:
     async def _ping(self, arguments: dict[str, Any]) -> dict[str, Any]:
         del arguments
         return {"ok": True}
+
+    async def _ready(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        del arguments
+        if self._readiness is None:
+            raise NotServed("readiness is not told here")
+        return await self._readiness()
 
     async def _stats(self, arguments: dict[str, Any]) -> dict[str, Any]:
         del arguments

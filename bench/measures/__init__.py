@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.measures import (
+    cluster,
     cold,
     crowd,
     crowded,
     first_byte,
     go,
+    lookups,
     memory,
     npm,
     packument,
     packument_cold,
     pip,
+    rows,
     small,
     start,
+    store_cold,
+    tier,
     upload,
     warm,
 )
@@ -37,4 +42,9 @@ MEASURES: dict[str, Callable[[Bench], Result]] = {
     "packument-cold": packument_cold.measure,
     "start": start.measure,
     "upload": upload.measure,
+    "store-cold": store_cold.measure,
+    "tier": tier.measure,
+    "lookups": lookups.measure,
+    "rows": rows.measure,
+    "cluster": cluster.measure,
 }

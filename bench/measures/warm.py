@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from bench.content import Blob, cold_paths
-from bench.model import GIB, MIB, Bench, Column, Goal, Result, Sample, ratio
+from bench.model import GIB, MIB, Bench, Column, Goal, Result, Sample, Samples, ratio
 from bench.pull import pull
 from bench.servers import Server, nginx_cache, origin, proxy, remotes_of
 from bench.watch import cpu_seconds
 
-_Place = tuple[Server, int, str]  # who serves, on which port, under which path
+Place = tuple[Server, int, str]
+"""Who serves, on which port, under which path."""
 
+COLUMNS = (Column("GiB/s", "GiB/s"), Column("cpu", "CPU-s/GiB", 3))
 _LEAST = 0.9
 _OURS, _SENDFILE, _CACHED = "artifactproxy", "nginx sendfile", "nginx proxy_cache"
 
@@ -25,31 +28,14 @@ def measure(bench: Bench) -> Result:
     ):
         blob = Blob(root / "large.bin", bench.scale.large)
         (path,) = cold_paths(blob)
-        places: dict[str, _Place] = {
+        places: dict[str, Place] = {
             _SENDFILE: (nginx, nginx_port, f"/static/{blob.path.name}"),
             _CACHED: (nginx, nginx_port, path),
             _OURS: (ours, port, f"/files{path}"),
         }
         for _, at, what in places.values():
             pull(at, [what, what], bench.client_cores, like=blob.path)
-        samples = bench.interleaved(
-            {
-                _name(server, connections): partial(_sample, bench, place, connections)
-                for connections in (1, 4)
-                for server, place in places.items()
-            }
-        )
-    goals = []
-    for connections in (1, 4):
-        pair = (_name(_OURS, connections), _name(_SENDFILE, connections))
-        rate = ratio(samples, "GiB/s", *pair)
-        cost = 1 / ratio(samples, "cpu", *pair)
-        what = f"warm {bench.scale.large // MIB} MiB, {connections} connection{'s' * (connections > 1)}"
-        wanted = f"at least {_LEAST} x"
-        goals += [
-            Goal(f"{what}: throughput", _SENDFILE, wanted, f"{rate:.2f} x", rate >= _LEAST),
-            Goal(f"{what}: bytes per CPU-s", _SENDFILE, wanted, f"{cost:.2f} x", cost >= _LEAST),
-        ]
+        samples = race(bench, places)
     return Result(
         title="Warm large file",
         method=(
@@ -58,17 +44,43 @@ def measure(bench: Bench) -> Result:
             "nginx with sendfile, open_file_cache and without access log. Before the rounds every body was compared with "
             "the origin's file. CPU is the server's own."
         ),
-        columns=(Column("GiB/s", "GiB/s"), Column("cpu", "CPU-s/GiB", 3)),
+        columns=COLUMNS,
         samples=samples,
-        goals=tuple(goals),
+        goals=goals(bench, samples, "warm", _OURS, _SENDFILE),
     )
+
+
+def race(bench: Bench, places: Mapping[str, Place]) -> Samples:
+    """Each with one connection, and with four."""
+    return bench.interleaved(
+        {
+            _name(server, connections): partial(_sample, bench, place, connections)
+            for connections in (1, 4)
+            for server, place in places.items()
+        }
+    )
+
+
+def goals(bench: Bench, samples: Samples, kind: str, ours: str, rival: str) -> tuple[Goal, ...]:
+    found = []
+    for connections in (1, 4):
+        pair = (_name(ours, connections), _name(rival, connections))
+        rate = ratio(samples, "GiB/s", *pair)
+        cost = 1 / ratio(samples, "cpu", *pair)
+        what = f"{kind} {bench.scale.large // MIB} MiB, {connections} connection{'s' * (connections > 1)}"
+        wanted = f"at least {_LEAST} x"
+        found += [
+            Goal(f"{what}: throughput", rival, wanted, f"{rate:.2f} x", rate >= _LEAST),
+            Goal(f"{what}: bytes per CPU-s", rival, wanted, f"{cost:.2f} x", cost >= _LEAST),
+        ]
+    return tuple(found)
 
 
 def _name(server: str, connections: int) -> str:
     return f"{server}, {connections} conn."
 
 
-def _sample(bench: Bench, place: _Place, connections: int) -> Sample:
+def _sample(bench: Bench, place: Place, connections: int) -> Sample:
     server, port, path = place
     before = cpu_seconds(server.pid)
     run = pull(port, [path] * max(bench.scale.streams, connections), bench.client_cores, at_once=connections)

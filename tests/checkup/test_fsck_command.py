@@ -98,8 +98,8 @@ async def test_json_is_one_object_a_line(data: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda data: None, "is no directory: there is nothing to check"),
-        (lambda data: data.mkdir(), "is no data folder: there is nothing to check"),
+        (lambda data: None, "is no directory: name the data folder of an instance"),
+        (lambda data: data.mkdir(), "is no data folder: name that of an instance"),
         (lambda data: (data.mkdir(), (data / "format").write_text("99\n")), "use the newer artifactproxy"),
         (lambda data: data.write_text("a file"), "is no directory"),
     ],

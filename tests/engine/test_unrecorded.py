@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactproxy.errors import IndexUnavailable, StoreAway
+from artifactproxy.errors import BadRequest, IndexUnavailable, StoreAway
 from artifactproxy.model import CacheEntry, Kind
 from tests.engine.parts import Room, promised, row
 
@@ -200,3 +200,15 @@ async def test_p01_what_documents_promise_waits_as_well(tmp_path: Path) -> None:
     await room.unrecorded.flush()
     assert list(room.index.promises) == [promise.key for promise in promises[2:]]
     assert room.unrecorded.taught(promises[-1].key) is None
+
+
+async def test_p01_a_row_that_no_index_takes_does_not_stand_in_the_others_way(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    entries = [stored(room, path) for path in "ab"]
+    for entry in entries:
+        room.unrecorded.keep(entry)
+    room.index.will("record", [BadRequest("a name is not Unicode text")])
+    await room.unrecorded.flush()
+    assert list(room.index.rows) == [entries[1].key]
+    assert len(room.unrecorded) == 0
+    assert [e["rows"] for e in room.notes.events("recorded_late")] == [1]

@@ -6,20 +6,21 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from artifactproxy.inspection import fsck
-from artifactproxy.ports import Clock, Intent
+from artifactproxy.ports import Intent
 from artifactproxy.stores.tier import Tier
 from tests.bucket import Bucket
-from tests.chaos import Chaos, Oracle
+from tests.chaos import Chaos, Exchange, Oracle
 from tests.chaos.behaviours import ok
+from tests.chaos.server import Behaviour
 from tests.faults.machine import told, until
 from tests.house_proxy import Got, Proxy, configuration, promise, proxied
 
@@ -35,12 +36,38 @@ PATIENT = "idle: 5s\nfirst_byte: 5s"  # nine in ten tests here have an honest up
 
 
 @dataclass(slots=True)
+class Passing:
+    """The clock of the program; `ahead` in seconds."""
+
+    ahead: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@dataclass(slots=True)
 class Rig:
     """A running program, its bucket and its upstream."""
 
     bucket: Bucket
     proxy: Proxy
     chaos: Chaos
+    time: Passing
+    database: str = ""
+
+    # --- time ---
+
+    def later(self, seconds: float) -> None:
+        """It is so much later than it is, here and at the bucket; rows must not be written then."""
+        self.time.ahead = self.bucket.ahead = seconds
+
+    async def tidied(self, seconds: float = 700.0) -> None:
+        """Nobody's uploads and their intents are gone by then."""
+        self.later(seconds)
+        await self.proxy.engine.parts.truth.tidy()
+        self.later(0.0)
+        assert self.bucket.contents.uploads == {}
+        assert await self.intents() == []
 
     # --- what is there ---
 
@@ -111,9 +138,10 @@ class Rig:
 
     async def filled(self, path: str, result: str = "stored") -> dict[str, object]:
         name = path.split("/", 2)[2]
-        line = await told(self.proxy, lambda line: line["event"] == "fill" and line["path"] == name)
-        assert line["result"] == result, line
-        return line
+        return await told(
+            self.proxy,
+            lambda line: (line["event"], line.get("path"), line.get("result")) == ("fill", name, result),
+        )
 
     async def warned(self, slug: str, **fields: object) -> dict[str, object]:
         return await told(
@@ -137,9 +165,9 @@ class Rig:
         await self.proxy.settled()
         await self.proxy.upstream_idle()
         assert os.listdir(self.proxy.data / "tier" / "tmp") == []
-        open_ = self.bucket.contents.uploads
-        await until(lambda: not open_ or self.bucket.rules != [])
-        assert set(open_) <= {intent.upload for intent in await self.intents()}
+        await until(lambda: not self.proxy.engine.parts.truth._dock.detached)  # type: ignore[union-attr]
+        known = {intent.upload for intent in await self.intents()}
+        assert set(self.bucket.contents.uploads) <= known
 
 
 def store_section(bucket: Bucket, folder: Path, **over: Any) -> dict[str, Any]:
@@ -184,11 +212,10 @@ async def bucketed(
     limits: dict[str, Any] | None = None,
     store: dict[str, Any] | None = None,
     index: dict[str, Any] | None = None,
-    clock: Clock = time.time,
-    open_uploads: bool = False,
+    leftovers: bool = False,
 ) -> AsyncIterator[Rig]:
     """At the end all is consistent: by the program's own complete check, and by a look at the bucket.
-    `open_uploads`: some stay, with their intents."""
+    `leftovers`: uploads whose end is unknown stay, with their intents, until they are tidied up."""
     bucket = bucket or Bucket()
     if not bucket.port:
         await bucket.start()
@@ -197,14 +224,16 @@ async def bucketed(
         top = top_keys(
             bucket, folder, limits=limits or {}, store={"local_tier": tier, **(store or {})}, **more
         )
-        async with proxied(folder, chaos.origin, extra, remote, top, clock=clock) as proxy:
-            rig = Rig(bucket, proxy, chaos)
+        passing = Passing()
+        async with proxied(folder, chaos.origin, extra, remote, top, clock=passing) as proxy:
+            rig = Rig(bucket, proxy, chaos, passing)
             yield rig
             await rig.quiet()
-            if not open_uploads:
-                assert bucket.contents.uploads == {}
-                assert await rig.intents() == []
-        bucket.heal()
+            bucket.heal()
+            if leftovers:
+                await rig.tidied()
+            assert bucket.contents.uploads == {}
+            assert await rig.intents() == []
         await consistent(folder, chaos, bucket, top)
     finally:
         await bucket.stop()
@@ -230,6 +259,33 @@ def copies(rig: Rig) -> Tier:
     store = rig.proxy.engine.parts.store
     assert isinstance(store, Tier)
     return store
+
+
+Ending = Literal["other bytes", "short", "reset", "stalled", "right"]
+
+
+def broken(how: Ending, once: Callable[[], bool], at: float = 0.93) -> Behaviour:
+    """Announces the whole, sends up to `at`, and ends badly once that is true."""
+
+    async def behave(exchange: Exchange) -> None:
+        size = exchange.body.size
+        middle = int(size * at)
+        await exchange.head(200, {"Content-Length": str(size), "ETag": exchange.body.etag})
+        await exchange.send(exchange.body.slice(0, middle))
+        await until(once)
+        rest = bytearray(exchange.body.slice(middle, size))
+        match how:
+            case "short":
+                exchange.hang_up()
+            case "reset":
+                exchange.reset()
+            case "stalled":
+                await exchange.pause(3600)
+            case "other bytes":
+                rest[0] ^= 1
+        await exchange.send(bytes(rest))
+
+    return behave
 
 
 async def all_right(rig: Rig, path: str, body: Oracle, count: int) -> list[Got]:

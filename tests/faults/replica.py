@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from artifactproxy import wiring
@@ -226,7 +226,7 @@ class Crowd:
         self._tasks: list[asyncio.Task[None]] = []
         self.seen: dict[str, int] = {}
 
-    async def __aenter__(self) -> Crowd:
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._ask(n)) for n in range(self._clients)]
         return self
 

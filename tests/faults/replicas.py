@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 
 from artifactproxy import inspection, wiring
-from artifactproxy.config import Config, load
+from artifactproxy.config import Config
 from artifactproxy.serving import _internal
 from artifactproxy.web import sockets
 from artifactproxy.web.access import AccessRules
@@ -33,6 +33,7 @@ from tests.chaos import Chaos, Exchange, Oracle
 from tests.chaos.behaviours import ok
 from tests.chaos.server import Behaviour
 from tests.chaos.tcp import Tcp, calm
+from tests.faults.machine import until
 from tests.house_proxy import Got, Proxy, configuration
 from tests.servers import postgres, redis
 from tests.servers.redis import Redis
@@ -41,7 +42,7 @@ SECRET = "what only the replicas know"
 SIZES = (1_000, 70_000, 300_000)
 COORDINATION = {"budget": "1s", "connect": "1s", "rest": "100ms", "lease": "2s", "renew": "500ms"}
 DATABASE = {"acquire": "500ms", "command": "1s", "lock": "500ms", "connect": "500ms", "recheck": "200ms"}
-BUCKET = {"tries": "2", "connect": "500ms", "read": "1s", "local_tier": "100MB"}
+BUCKET = {"tries": "2", "connect": "500ms", "read": "20s", "local_tier": "100MB"}
 LIMITS = {
     "error_memory": "10ms",
     "store_retry": "10s",
@@ -88,7 +89,6 @@ class Replica(Proxy):
 
     net: Net
     config: Config
-    stopped: bool = False
 
     async def get(self, path: str, method: str = "GET", **headers: str) -> Got:
         try:
@@ -187,7 +187,9 @@ class Load:
 
     def asked(self) -> Counter[int]:
         """How many files cost so many requests upstream."""
-        return Counter(Counter(seen.path for seen in self.cluster.chaos.requests if seen.path in self._bodies).values())
+        return Counter(
+            Counter(seen.path for seen in self.cluster.chaos.requests if seen.path in self._bodies).values()
+        )
 
     def is_right(self) -> None:
         """No error, and at most one fetch a replica and file."""
@@ -214,6 +216,15 @@ def _section(name: str, values: dict[str, str]) -> str:
     return f"{name}: {{{', '.join(f'{key}: {value}' for key, value in values.items())}}}"
 
 
+def _secrets(folder: Path, servers: Servers, **urls: str) -> dict[str, str]:
+    """Written to files; how the configuration names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    access, key = next(iter(servers.bucket.keys.items()))
+    for name, text in {**urls, "access": access, "key": key.secret, "secret": SECRET}.items():
+        (folder / name).write_text(text)
+    return {name: f"{{file: {folder / name}}}" for name in (*urls, "access", "key", "secret")}
+
+
 def write_configuration(
     folder: Path,
     chaos: Chaos,
@@ -223,9 +234,11 @@ def write_configuration(
     net: Net | None = None,
     limits: dict[str, str] | None = None,
     coordination: dict[str, str] | None = None,
+    store: dict[str, str] | None = None,
     following: bool = True,
     top: str = "",
     remote: str = "",
+    extra: str = "",
 ) -> Config:
     """Of a replica at `address`, whose servers are reached through `net`. Returns it loaded."""
     ways = [servers.database, servers.redis.url, servers.bucket.endpoint]
@@ -236,23 +249,24 @@ def write_configuration(
             way.replace(f"127.0.0.1:{port}", f"127.0.0.1:{proxy.port}")
             for way, port, proxy in zip(ways, ports, proxies, strict=True)
         ]
-    folder.mkdir(parents=True, exist_ok=True)
-    access, key = next(iter(servers.bucket.keys.items()))
-    for name, text in {"database": ways[0], "redis": ways[1], "access": access, "key": key.secret, "secret": SECRET}.items():
-        (folder / name).write_text(text)
-    kept = {name: f"{{file: {folder / name}}}" for name in ("database", "redis", "access", "key", "secret")}
-    store = {"kind": "s3", "bucket": servers.bucket.name, "endpoint": ways[2], "region": servers.bucket.region}
-    store |= {"addressing": "path", "access_key": kept["access"], "secret_key": kept["key"], **BUCKET}
+    kept = _secrets(folder, servers, database=ways[0], redis=ways[1])
+    chosen = {
+        "kind": "s3",
+        "bucket": servers.bucket.name,
+        "endpoint": ways[2],
+        "region": servers.bucket.region,
+    }
+    chosen |= {"addressing": "path", "access_key": kept["access"], "secret_key": kept["key"], **BUCKET}
     leases = {"kind": "redis", "url": kept["redis"], "prefix": f'"{servers.prefix}"', **COORDINATION}
     sections = [
-        _section("store", store),
+        _section("store", chosen | (store or {})),
         _section("index", {"kind": "postgres", "url": kept["database"], "pool": "5", **DATABASE}),
         _section("coordination", leases | (coordination or {})),
         _section("limits", LIMITS | (limits or {})),
     ]
     if following:
         sections.append(_section("cluster", {"advertise": f'"{address}"', "secret": kept["secret"]}))
-    return configuration(folder, chaos.origin, top="\n".join([*sections, top]), remote=remote)
+    return configuration(folder, chaos.origin, extra=extra, top="\n".join([*sections, top]), remote=remote)
 
 
 @asynccontextmanager
@@ -265,7 +279,11 @@ async def servers_for(own_redis: Redis | None = None) -> AsyncIterator[Servers]:
 
 @asynccontextmanager
 async def nets(servers: Servers) -> AsyncIterator[Net]:
-    addresses = [("127.0.0.1", servers.redis.port), servers.database_address, ("127.0.0.1", servers.bucket.port)]
+    addresses = [
+        ("127.0.0.1", servers.redis.port),
+        servers.database_address,
+        ("127.0.0.1", servers.bucket.port),
+    ]
     async with AsyncExitStack() as stack:
         yield Net(*[await stack.enter_async_context(Tcp(address)) for address in addresses])
 
@@ -275,10 +293,23 @@ async def replicas(
     folder: Path, chaos: Chaos, count: int = 3, *, own_redis: Redis | None = None, **options: object
 ) -> AsyncIterator[Replicas]:
     """`options` as of `write_configuration`."""
+    async with servers_for(own_redis) as servers:
+        async with _running(folder, chaos, servers, count, **options) as found:
+            yield found
+            for each in found:
+                each.net.heal()
+            await found.settled()
+            for each in found:
+                await until(lambda each=each: each.temp_files() == [])
+        await checked(folder / "r0", chaos, servers)
+
+
+@asynccontextmanager
+async def _running(
+    folder: Path, chaos: Chaos, servers: Servers, count: int, **options: object
+) -> AsyncIterator[Replicas]:
     async with AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(servers_for(own_redis))
         found = Replicas([], servers, chaos)
-        stack.push_async_callback(lambda: checked(folder / "r0"))
         client = await stack.enter_async_context(
             aiohttp.ClientSession(
                 auto_decompress=False,
@@ -291,10 +322,6 @@ async def replicas(
             made = replica(folder / f"r{number}", chaos, servers, client, **options)
             found.all.append(await stack.enter_async_context(made))
         yield found
-        for each in found:
-            each.net.heal()
-        await found.settled()
-        assert [each.temp_files() for each in found] == [[]] * count
 
 
 @asynccontextmanager
@@ -319,20 +346,12 @@ async def replica(
         net.heal()
 
 
-async def checked(folder: Path) -> None:
-    """`artifactproxy fsck --full`, over the database and the bucket, of a replica that has stopped. The
-    networks of the replicas are gone by then, so the servers are asked directly."""
-    direct = folder / "direct.yaml"
-    config = load(direct if direct.exists() else folder / "config.yaml", env={}, flags={})
+async def checked(folder: Path, chaos: Chaos, servers: Servers) -> None:
+    """`artifactproxy fsck --full`, over the database and the bucket, of a replica that has stopped."""
+    config = write_configuration(folder, chaos, servers, "http://127.0.0.1:1")
     wrong: list[str] = []
     async for line in inspection.fsck(config, full=True, repair=False):
         found = line.get("finding")
-        if found and not found["note"]:
+        if found and not found.get("note"):
             wrong.append(f"{found['invariant']} {found['kind']} {found['subject']}: {found['detail']}")
     assert not wrong, "\n".join(wrong)
-
-
-async def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.02)

@@ -53,6 +53,20 @@ async def flush(proxy: Proxy) -> None:
     await proxy.engine._unrecorded.flush()
 
 
+async def test_p03_a_miss_asks_an_index_that_is_away_once_before_upstream(
+    tmp_path: Path, chaos: Chaos
+) -> None:
+    """Each question may take all the time that the index has."""
+    body = chaos.script("/f.bin", ok(), size=20_000)
+    async with proxied(tmp_path, chaos.origin, top=QUIET) as proxy:
+        with away(proxy.engine.parts.index, index_away, WHOLE_INDEX) as calls:
+            got = await proxy.get("/files/f.bin")
+            assert (got.status, got.body) == (200, body.bytes())
+            assert (calls["find"], calls["generation"]) == (1, 0)
+        assert (await proxy.get("/files/f.bin")).body == body.bytes()
+        await proxy.check()
+
+
 async def test_p01_what_was_looked_up_lately_is_served_as_ever(tmp_path: Path, chaos: Chaos) -> None:
     names = [f"f{n}.bin" for n in range(30)]
     bodies = {name: chaos.script(f"/{name}", ok(), size=20_000 + n) for n, name in enumerate(names)}

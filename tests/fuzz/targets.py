@@ -1,7 +1,8 @@
 """What is fuzzed: functions of bytes that fail only when a promise of the program is broken.
 
 Everything that strangers write passes one of these: request targets and headers, documents and
-archives from upstream, addresses that upstream names, the configuration. The same targets run
+archives from upstream, addresses that upstream names, the configuration; and what the other servers and
+replicas of a cluster say (`cluster.py`). The same targets run
 under hypothesis in `make test` and under a coverage-guided fuzzer in `make fuzz`.
 """
 
@@ -35,6 +36,7 @@ from artifactproxy.rules.addresses import address_of
 from artifactproxy.rules.decode import Decoder
 from artifactproxy.upstream import guard
 from artifactproxy.web.access import AccessRules, judge_host
+from tests.fuzz import cluster
 from tests.providers.cases import SAMPLES
 from tests.providers.test_providers import ALL_CASES, ALL_SAMPLES, provider, table
 
@@ -247,6 +249,7 @@ TARGETS: dict[str, Target] = {
     "configuration": configuration,
     "compressed": compressed,
     "module_zip": module_zip,
+    **cluster.TARGETS,
     **{f"classify_{name}": classify(name) for name in PROVIDERS},
     **{f"document_{label}": target for label, target, _ in _documents()},
 }
@@ -270,4 +273,5 @@ _SEEDS = {
     "locations": [b"https://x.example:443/a?b#c", b"//127.0.0.1/", b"../..", b"https://[::ffff:127.0.0.1]/"],
     "configuration": [b"remotes:\n  a: {provider: generic, upstream: 'https://x.example/', ttl: 5m}\n"],
     "compressed": [zlib.compress(b"abc" * 100)],
+    **cluster.SEEDS,
 }

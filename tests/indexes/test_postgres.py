@@ -52,7 +52,7 @@ REFUSALS = {
     "user": ({"user": "nobody"}, "does not let in nobody: correct user and password"),
     "database": ({"database": "nowhere"}, "there is no database nowhere on .*: create it"),
     "host": ({"host": "db.invalid"}, "the host db.invalid.* of index.url is unknown"),
-    "port": ({"port": "1"}, "does not answer: is PostgreSQL running at 127.0.0.1:1/"),
+    "port": ({"port": "1"}, "does not answer: start PostgreSQL at 127.0.0.1:1/"),
     "nonsense": ({"port": "none"}, "is no address of a PostgreSQL database"),
 }
 

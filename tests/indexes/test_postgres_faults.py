@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Iterator
 
@@ -290,6 +291,52 @@ async def test_p07_a_forget_whose_commit_got_no_answer_tells_what_it_forgot(url:
     async with through(url) as (address, proxy), opened(address) as index:
         proxy.toxics = cut_after(COMMIT)
         assert [ref.sha256 for ref in await index.forget([KEY])] == [A]
+
+
+async def test_p06_what_nobody_waits_for_any_more_fails_without_a_word(url: str) -> None:
+    """A write goes on when its caller leaves; what becomes of it then is nobody's error."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with opened(url) as index:
+        ask(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_read_only = on")
+        await asyncio.to_thread(cut_off, url)
+        await settled_readonly(index)
+        writing = asyncio.create_task(index.touch([KEY], NOW))
+        await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+        while index._writes:
+            await asyncio.wait(list(index._writes))
+        with pytest.raises(IndexUnavailable) as caught:
+            await index.touch([KEY], NOW)
+        assert caught.value.code == "index_readonly"
+        postgres.shared().sql(f"ALTER DATABASE {url.rpartition('/')[2]} RESET default_transaction_read_only")
+        del writing  # its end remembers what it waited for
+        gc.collect()
+    assert told == []
+
+
+async def test_p06_a_primary_that_was_left_is_not_asked_by_every_write(url: str) -> None:
+    notes: list[str] = []
+    async with opened(url, notes=notes) as index:
+        index._database._readonly_until = float("inf")
+        for _ in range(100):
+            with pytest.raises(IndexUnavailable) as caught:
+                await index.touch([KEY], NOW)
+            assert caught.value.code == "index_readonly"
+        assert await index.find(KEY) == Found(), "reading goes on"
+        assert notes == []
+
+
+async def test_p08_generations_go_on_above_those_that_a_restored_database_lost(url: str) -> None:
+    async with opened(url) as index:
+        given = [await index.generation() for _ in range(5)][-1]
+        ask(url, "SELECT setval('generations', 1)")
+        await asyncio.to_thread(cut_off, url)
+        async with asyncio.timeout(30):
+            while await index.generation() <= given:
+                await asyncio.sleep(0.02)
+        assert await index.generation() > given
 
 
 async def test_p09_a_server_without_places_is_busy_and_not_away(url: str) -> None:

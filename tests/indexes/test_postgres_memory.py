@@ -12,7 +12,7 @@ from artifactproxy.indexes.postgres.memory import Memory
 from artifactproxy.indexes.postgres.text import digest, digest_of, pack, packed, unpack, unpacked
 from artifactproxy.indexes.rows import after
 from artifactproxy.model import ArtifactKey, Found
-from tests.contracts.test_index import KEY, NOW, PAGE, A, B, entry
+from tests.contracts.test_index import KEY, NOW, PAGE, A, B, entry, promise
 
 NAME = digest_of(KEY)
 FOUND = Found(entry())
@@ -132,3 +132,17 @@ def test_digests_tell_apart_where_a_text_ends() -> None:
     assert digest_of(KEY) != digest_of(PAGE)
     with pytest.raises(UnicodeEncodeError):
         digest(A, "\ud800")
+
+
+def test_a_promise_that_we_wrote_ourselves_is_remembered_unless_something_overtook_it() -> None:
+    memory = remembered()
+    assert memory.holds(NAME)
+    memory.promised(NAME, memory.asking(NAME), promise())
+    assert memory.get(KEY) == Found(entry(), promise())
+    token = memory.asking(NAME)
+    memory.drop([digest_of(PAGE)])
+    memory.asking(NAME)
+    memory.promised(NAME, token, promise())
+    assert memory.last(KEY) is None
+    memory.promised(NAME, memory.asking(NAME), promise())
+    assert not memory.holds(NAME)

@@ -64,6 +64,17 @@ def test_only_what_is_judged_crosses() -> None:
     assert said.headers == {"etag": '"x"'}
 
 
+def test_a_tab_in_a_field_is_no_reason_to_be_misunderstood() -> None:
+    """Upstreams may write one; a word that nobody understands would cost each follower its patience."""
+    head = UpstreamHead(200, {"cache-control": "max-age=60,\tpublic"}, 1, True, "u")
+    said = read_word(write_head(head, Told("f1")))
+    assert isinstance(said, UpstreamHead)
+    assert said.headers == {"cache-control": "max-age=60, public"}
+    fault = read_word(write_fault(UpstreamBroken("upstream said \t\x7f\n that")))
+    assert isinstance(fault, UpstreamBroken)
+    assert fault.detail == "upstream said     that"
+
+
 FAULTS: list[Fault] = [
     UpstreamAbsent("gone", status=410),
     UpstreamBroken("short", code="short_body", upstream_status=200),

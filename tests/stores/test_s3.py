@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from artifactproxy.cli_s3 import s3_check
 from artifactproxy.errors import BlobMissing, StoreAway, StoreFull, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
-from artifactproxy.stores.s3 import reading, wire
+from artifactproxy.stores.s3 import owner, reading, wire
 from artifactproxy.stores.s3.owner import ended, this_owner
 from artifactproxy.stores.s3.probe import Check, Probe
 from artifactproxy.stores.s3.retries import STOCK, Retries
@@ -345,7 +345,7 @@ class _Trouble:
 
 def retries(**over: Any) -> Retries:
     known: dict[str, Any] = {
-        "renew": lambda: None, "shift": lambda _: None, "rng": lambda: 0.0, "observer": None,
+        "silence": 1.0, "renew": lambda: None, "shift": lambda _: None, "rng": lambda: 0.0, "observer": None,
     }  # fmt: skip
     return Retries(3, **known | over)
 
@@ -362,9 +362,9 @@ async def test_s01_tries_are_counted_and_waits_grow_with_jitter(monkeypatch: pyt
     monkeypatch.setattr("artifactproxy.stores.s3.retries.asyncio.sleep", sleep)
     asked = _Trouble(SLOW)
     with pytest.raises(StoreAway):
-        await Retries(9, renew=lambda: None, shift=lambda _: None, rng=lambda: 1.0, observer=None).run(
-            "op", asked
-        )
+        await Retries(
+            9, silence=1.0, renew=lambda: None, shift=lambda _: None, rng=lambda: 1.0, observer=None
+        ).run("op", asked)
     assert asked.tries == 9
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
@@ -445,6 +445,16 @@ def test_an_owner_is_dead_only_if_that_is_certain() -> None:
     assert ended(mine.rpartition(".")[0] + ".1")
     assert not ended("elsewhere/" + mine.partition("/")[2].rpartition(".")[0] + ".1")
     assert not ended("what is this")
+
+
+def test_an_owner_in_another_container_of_this_host_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers with the network of the host have its name and its kernel, and process ids of their own."""
+    host, _, process = this_owner().partition("/")
+    there = f"{host.rpartition('+')[0]}+1234/{process.rpartition('.')[0]}.1"
+    assert not ended(there)
+    monkeypatch.setattr(owner, "_SPACE", Path("/nowhere"))
+    assert not ended(this_owner())
+    assert ended(this_owner().rpartition(".")[0] + ".1")
 
 
 # --- s3-check

@@ -182,7 +182,9 @@ async def test_s01_a_busy_bucket_is_asked_again(tmp_path, op, action):
         assert await w.read(body) == body
         assert rule.hits == 2
         assert w.heard.warnings == []
-        assert not w.intents.held
+        left = [intent.upload for intent in w.intents.held.values()]
+        # One that was asked for and not answered may be open: it is looked for later, under its key.
+        assert left == ([""] if op == "CreateMultipartUpload" else [])
 
 
 @pytest.mark.parametrize("body", [SMALL, BIG], ids=["one", "parts"])

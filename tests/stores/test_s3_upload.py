@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -117,7 +118,9 @@ async def test_point_u1_nothing_is_read_after_the_last_try(
 
 
 @pytest.mark.usefixtures("way")
-async def test_point_u1_a_cancelled_put_reads_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_point_u1_a_cancelled_put_reads_nothing_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads: list[int] = []
     read_, sendfile = sources.FileSource.read, os.sendfile
     monkeypatch.setattr(
@@ -195,7 +198,9 @@ class Failing(Arriving):
 
 
 @pytest.mark.parametrize("short", [True, False])
-async def test_point_u2_a_source_that_fails_early_is_read_again_from_the_file(world: World, short: bool) -> None:
+async def test_point_u2_a_source_that_fails_early_is_read_again_from_the_file(
+    world: World, short: bool
+) -> None:
     body, ref = body_of(3 * PART)
     arriving = Failing(body, length=len(body))
     arriving.short = short
@@ -824,3 +829,25 @@ async def _keys(store: object) -> AsyncIterator[object]:
 
     async for each in keys(store._wire, "quarantine/"):  # type: ignore[attr-defined]
         yield each
+
+
+@pytest.mark.parametrize("lists", [True, False], ids=["lists uploads", "lists none"])
+async def test_point_u6_an_upload_whose_begin_was_not_answered_is_found_under_its_key(
+    tmp_path: Path, lists: bool
+) -> None:
+    """It was begun once more, and by another id."""
+    now = [time.time()]
+    async with Bucket(lists_uploads=lists) as bucket:
+        world = World(bucket, tmp_path)
+        body, ref = body_of(PART + 1)
+        bucket.rule("CreateMultipartUpload", executed_then(500), nth=0)
+        async with world.store(clock=lambda: now[0]) as store:
+            await store.put(ref, world.file(body))
+            assert world.held(ref) == body
+            assert len(bucket.contents.uploads) == 1
+            assert await store.tidy() == 0, "it might be one that begins just now"
+            now[0] += 700.0
+            bucket.ahead = 700.0
+            assert await store.tidy() == 1
+        assert bucket.contents.uploads == {}
+        assert world.intents.held == {}

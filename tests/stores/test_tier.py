@@ -141,7 +141,9 @@ class Whole:
 # --- what is kept ---------------------------------------------------------------------------
 
 
-async def test_point_u12_every_path_that_stores_leaves_a_copy(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_point_u12_every_path_that_stores_leaves_a_copy(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Taking:
         async def finish(self, ref: BlobRef, path: Path) -> None:
             await box.far.put(ref, path)

@@ -68,7 +68,9 @@ async def read(up: UpstreamClient, request: UpstreamRequest) -> tuple[UpstreamHe
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_port_u11_head_and_url_are_upstreams_and_nothing_else_is_asked(chaos: Chaos, chunked: bool) -> None:
+async def test_port_u11_head_and_url_are_upstreams_and_nothing_else_is_asked(
+    chaos: Chaos, chunked: bool
+) -> None:
     length = None if chunked else SIZE
     body = chaos.script(PATH, holder(told(length=length), chunked=chunked), size=SIZE)
     left: list[bool] = []
@@ -149,6 +151,23 @@ async def test_port_u11_a_body_that_ends_early_is_a_peer_that_is_gone(chaos: Cha
                 async for chunk in reply.chunks():
                     got += chunk
     assert body.bytes().startswith(got)
+
+
+async def test_port_u6_those_who_come_first_together_share_one_session(chaos: Chaos) -> None:
+    chaos.script(PATH, holder(told()), size=SIZE)
+    peers = PeerClient("s", clock=lambda: NOW)
+    made: list[object] = []
+    make = peers._session
+
+    def count(*where: object) -> object:
+        made.append(where)
+        return make(*where)
+
+    peers._session = count
+    up = UpstreamClient({"r": RemoteAccess(origins=(UPSTREAM,), limits=FAST)}, clock=lambda: NOW, peers=peers)
+    await asyncio.gather(*(read(up, asked(chaos.origin)) for _ in range(5)))
+    await up.close()
+    assert len(made) == 1, "one that is forgotten is never closed"
 
 
 async def test_u2_a_peers_body_is_bounded_too(chaos: Chaos) -> None:

@@ -58,6 +58,28 @@ async def said(ours: socket.socket) -> dict[str, Any]:
         return Lines().feed(await asyncio.get_running_loop().sock_recv(ours, 65536))[0]
 
 
+async def test_a_supervisor_that_does_not_read_costs_a_bounded_memory(
+    line: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, ours = line
+    monkeypatch.setattr("artifactproxy.channel.WAITING_MAX", 100_000)
+    for _ in range(100):
+        channel.tell(b"x" * 50_000)
+    transport = channel._transport
+    assert transport is not None
+    assert transport.get_write_buffer_size() < 200_000
+    heard = Lines()
+    async with asyncio.timeout(10):
+        while transport.get_write_buffer_size():  # what it does read is whole
+            heard.feed(await asyncio.get_running_loop().sock_recv(ours, 1 << 20))
+    channel.tell(b"after")
+    async with asyncio.timeout(10):
+        while not (new := heard.feed(await asyncio.get_running_loop().sock_recv(ours, 1 << 20))):
+            await asyncio.sleep(0)
+        while new[-1]["text"] != "after":
+            new = heard.feed(await asyncio.get_running_loop().sock_recv(ours, 1 << 20)) or new
+
+
 async def test_a_worker_ends_when_it_is_told_and_when_the_supervisor_is_gone(line) -> None:
     channel, ours = line
     stopped, broken = asyncio.Event(), asyncio.Event()

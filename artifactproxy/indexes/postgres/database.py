@@ -80,7 +80,7 @@ class Database:
         self._note = note
         self._pools: tuple[Any, Any] | None = None
         self._closed = False
-        self._away_until = 0.0
+        self._away_until = self._readonly_until = 0.0
         self._slow = self._unmade = 0
         self._began = _begin(options)
 
@@ -248,6 +248,8 @@ class Database:
         Where COMMIT got no answer the database is asked what became of it, so that its effect and
         its result are those of one run. Raises `IndexUnavailable`, `BadRequest`.
         """
+        if asyncio.get_running_loop().time() < self._readonly_until:
+            raise index_fault(asyncpg.ReadOnlySQLTransactionError())
         doubt: _Doubt | None = None
         for attempt in range(self._options.tries):
             if attempt:
@@ -260,8 +262,9 @@ class Database:
                         return doubt.result  # type: ignore[no-any-return]
                     tried = await self._attempt(connection, work, told)
             except (*ERRORS, *UNFIT, Again) as error:
-                await self._after(error)
-                if attempt + 1 == self._options.tries or not _is_worth_again(error):
+                last = attempt + 1 == self._options.tries
+                await self._after(error, last=last)
+                if last or not _is_worth_again(error):
                     raise index_fault(error) from error
                 continue
             if isinstance(tried, _Doubt):
@@ -303,10 +306,12 @@ class Database:
             await asyncio.sleep(_RETRY_BASE)
         raise Again
 
-    async def _after(self, error: BaseException) -> None:
+    async def _after(self, error: BaseException, *, last: bool) -> None:
         self._met(error)
         if is_readonly(error):
             self._note("index_readonly")
+            if last:  # nor will the others succeed: connections for reading are made anew each time
+                self._readonly_until = asyncio.get_running_loop().time() + self._options.pause
         if is_readonly(error) or sqlstate(error) == "57P01":
             for pool in self._pools or ():
                 await pool.expire_connections()

@@ -128,7 +128,7 @@ def refusal(error: BaseException, where: Where) -> IndexUnavailable:
     if code == "08P01" and "startup parameter" in str(error):
         return stop(f"{where} is a connection pooler: set index.pgbouncer: true")
     fault = index_fault(error)
-    return stop(f"{fault.detail}: is PostgreSQL running at {where}?", fault.code)
+    return stop(f"{fault.detail}: start PostgreSQL at {where}, or correct index.url", fault.code)
 
 
 class Where:

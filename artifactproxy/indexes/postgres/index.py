@@ -142,7 +142,9 @@ class PostgresIndex:
 
     async def generation(self) -> int:
         self._ask_open()
-        return int((await self._database.read(sql.GENERATION))[0][0])
+        number = int((await self._database.read(sql.GENERATION))[0][0])
+        self._watch.given(number)
+        return number
 
     async def record(self, entry: CacheEntry) -> bool:
         self._ask_open()
@@ -347,8 +349,14 @@ class PostgresIndex:
         writing = self._database.write(work, told or self._told, aside=aside)
         task = asyncio.get_running_loop().create_task(writing)
         self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        task.add_done_callback(self._written)
         return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        """What went wrong may have nobody left to hear it."""
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     def _told(self, tx: Transaction, result: object) -> None:
         del result

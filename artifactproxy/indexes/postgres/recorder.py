@@ -64,18 +64,37 @@ class Recorder:
 
     async def _commit(self, batch: list[_Item]) -> None:
         try:
-            results = await self._write([item.entry for item in batch])
-            for item, written in zip(batch, results, strict=True):
-                if not item.future.done():
-                    item.future.set_result(written)
-        except Fault as fault:
-            if len(batch) == 1 or fault.code == "index_away":
-                _fail(batch, fault)
-                return
-            for item in batch:  # one of them may be what fails
-                await self._commit([item])
+            fault = await self._try(batch)
+            if fault is not None and len(batch) > 1 and fault.code != "index_away":
+                fault = await self._one_by_one(batch)
+            _fail(batch, fault)
         finally:
             _fail(batch)
+
+    async def _try(self, items: Sequence[_Item]) -> Fault | None:
+        """Why none of them was written."""
+        try:
+            results = await self._write([item.entry for item in items])
+        except Fault as fault:
+            return fault
+        for item, written in zip(items, results, strict=True):
+            if not item.future.done():
+                item.future.set_result(written)
+        return None
+
+    async def _one_by_one(self, batch: Iterable[_Item]) -> Fault | None:
+        """One of them may be what fails. When the index fails a second one it is the index, and each of
+        the rest could take as long: then why they are not tried."""
+        failed = 0
+        for item in batch:
+            fault = await self._try([item])
+            if fault is None:
+                continue
+            _fail([item], fault)
+            failed += isinstance(fault, IndexUnavailable)
+            if failed > 1:
+                return fault
+        return None
 
 
 def _fail(items: Iterable[_Item], fault: Fault | None = None) -> None:

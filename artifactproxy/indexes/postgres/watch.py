@@ -3,7 +3,8 @@
 Every transaction that changes rows says so in `changes`. This asks for what became visible since the
 snapshot of its last look: no change is missed, however late its transaction committed. One connection
 of its own; a new connection, another timeline (a failover) or a snapshot that went back (a restored
-backup) begins a new epoch of `Memory`.
+backup) begins a new epoch of `Memory`. Such a server may count generations from below those it gave
+before: it is told to go on above them, or what is fetched next would be taken for older.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from artifactproxy.indexes.postgres import statements as sql
 from artifactproxy.indexes.postgres.database import Database
-from artifactproxy.indexes.postgres.faults import ERRORS, is_lost, sqlstate
+from artifactproxy.indexes.postgres.faults import ERRORS, is_lost, is_readonly, sqlstate
 from artifactproxy.indexes.postgres.memory import Memory
 from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.indexes.postgres.text import unpack
@@ -36,6 +37,7 @@ class Watch:
         self._looked = float("-inf")
         self.fresh_until = float("-inf")
         """Until then (monotonic clock) all that others committed `recheck` seconds ago has been heard."""
+        self._given = self._surpassed = 0
         self._own: OrderedDict[str, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
@@ -55,6 +57,10 @@ class Watch:
         if len(self._own) > _OWN:
             self._own.popitem(last=False)
 
+    def given(self, generation: int) -> None:
+        """A fill of ours has this number."""
+        self._given = max(self._given, generation)
+
     async def look(self) -> None:
         """Hear what is new. Raises what the driver raises."""
         began = time.monotonic()
@@ -68,6 +74,7 @@ class Watch:
                     if not is_lost(error):
                         raise
                     await self._begin()  # it may be back already
+            await self._surpass()
         self._looked = began
         self.fresh_until = began + self._options.recheck
         self._database.answered()
@@ -99,6 +106,20 @@ class Watch:
     def _anew(self, snapshot: str, timeline: int) -> None:
         self._snapshot, self._timeline = snapshot, timeline
         self._memory.doubt()
+        self._surpassed = 0
+
+    async def _surpass(self) -> None:
+        """Once for each server that we may not have met."""
+        if self._surpassed or not self._given:
+            return
+        try:
+            await self._ask(sql.SURPASS, self._given)
+        except ERRORS as error:
+            if not is_readonly(error):
+                raise
+            await self._connection.execute("ROLLBACK")  # behind a pooler it was a transaction
+        else:
+            self._surpassed = self._given
 
     async def _go_on(self) -> None:
         rows = await self._ask(sql.CHANGES, self._snapshot)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from artifactproxy.errors import StoreUnavailable
-from artifactproxy.stores.s3.replies import Thing
+from artifactproxy.stores.s3.replies import Thing, told_in
 from artifactproxy.stores.s3.trouble import Answered, is_absent
 from artifactproxy.stores.s3.wire import Wire
 
@@ -32,9 +32,10 @@ async def copy(wire: Wire, key: str, target: str, thing: Thing) -> None:
         "CopySourceIfMatch": thing.etag,
     }
     if thing.size <= AT_ONCE:
-        await wire.call("copy_object", Key=prefix + target, MetadataDirective="REPLACE", **source)
+        made = await wire.call("copy_object", Key=prefix + target, MetadataDirective="REPLACE", **source)
+        told_in(made, "CopyObjectResult")
         return
-    upload = (await wire.call("create_multipart_upload", Key=prefix + target))["UploadId"]
+    upload = told_in(await wire.call("create_multipart_upload", Key=prefix + target), "UploadId")
     named = {"Key": prefix + target, "UploadId": upload}
     done = False
     try:
@@ -44,9 +45,10 @@ async def copy(wire: Wire, key: str, target: str, thing: Thing) -> None:
             answer = await wire.call(
                 "upload_part_copy", PartNumber=number, CopySourceRange=span, **named, **source
             )
-            parts.append({"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]})
+            parts.append({"PartNumber": number, "ETag": told_in(answer, "CopyPartResult")["ETag"]})
         done = True
-        await wire.call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **named)
+        made = await wire.call("complete_multipart_upload", MultipartUpload={"Parts": parts}, **named)
+        told_in(made, "ETag")
     finally:
         if not done:
             with suppress(Answered, StoreUnavailable):

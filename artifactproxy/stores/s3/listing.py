@@ -64,7 +64,12 @@ async def keys(wire: Wire, below: str) -> AsyncIterator[Listed]:
 
 def _listed(each: dict[str, Any], prefix: str, below: str, now: float) -> Listed:
     key, size, modified = each.get("Key"), each.get("Size"), each.get("LastModified")
-    if not isinstance(key, str) or not key.startswith(prefix + below) or not isinstance(size, int):
+    if (
+        not isinstance(key, str)
+        or not key.startswith(prefix + below)
+        or not isinstance(size, int)
+        or size < 0
+    ):
         raise StoreAway("the bucket lists what is no object of ours")
     if not isinstance(modified, datetime):
         raise StoreAway("the bucket lists objects without a date")
@@ -90,10 +95,7 @@ async def uploads(wire: Wire, below: str) -> list[Open]:
         now = _now(page)
         if "IsTruncated" not in page:
             raise StoreAway("the bucket answers something else than a list")
-        for each in page.get("Uploads", []):
-            began = each.get("Initiated")
-            age = now - began.timestamp() if isinstance(began, datetime) else 0.0
-            found.append(Open(each["Key"].removeprefix(prefix), each["UploadId"], max(0.0, age)))
+        found += [_open(each, prefix, now) for each in page.get("Uploads", [])]
         last = {
             "KeyMarker": page.get("NextKeyMarker", ""),
             "UploadIdMarker": page.get("NextUploadIdMarker", ""),
@@ -102,6 +104,14 @@ async def uploads(wire: Wire, below: str) -> list[Open]:
             break
         markers = last
     return found
+
+
+def _open(each: dict[str, Any], prefix: str, now: float) -> Open:
+    key, upload, began = each.get("Key"), each.get("UploadId"), each.get("Initiated")
+    if not isinstance(key, str) or not isinstance(upload, str):
+        raise StoreAway("the bucket lists what is no upload")
+    age = now - began.timestamp() if isinstance(began, datetime) else 0.0
+    return Open(key.removeprefix(prefix), upload, max(0.0, age))
 
 
 def _now(page: dict[str, Any]) -> float:

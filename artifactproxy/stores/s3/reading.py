@@ -1,8 +1,8 @@
 """A blob, or a span of it, as it comes from the bucket.
 
 One GET; a body that breaks off is continued by Range and If-Match. A whole blob is hashed on its way and
-its last 64 KiB wait for the result, so that nobody ever holds a complete wrong one. What is found to be
-another object than its name says is set aside.
+its last 64 KiB wait for the result, so that nobody ever holds a complete wrong one, unless whoever reads
+it does that himself. What is found to be another object than its name says is set aside.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ _PIECE = 256 * 1024
 Expel = Callable[[BlobRef], Awaitable[bool]]
 
 
-async def open_blob(wire: Wire, ref: BlobRef, span: Span, expel: Expel) -> AsyncIterator[bytes]:
-    """The chunks of `span`. `expel` sets the blob aside and tells whether it did.
+async def open_blob(
+    wire: Wire, ref: BlobRef, span: Span, expel: Expel, *, verify: bool = True
+) -> AsyncIterator[bytes]:
+    """The chunks of `span`. `expel` sets the blob aside and tells whether it did; without `verify` only
+    for its size.
 
     Raises `BlobMissing` before any byte, `StoreAway`; the chunks raise `StoreUnavailable`.
     """
-    reading = Reading(wire, ref, span, expel)
-    try:
+    reading = Reading(wire, ref, span, expel, verify=verify)
+    async with AsyncExitStack() as undo:  # also where the client leaves while the bucket is silent
+        undo.push_async_callback(reading.close)
         with told("read a blob"):
             await reading.begin()
-        if reading.whole and ref.size <= HOLD:
+        if reading.verified and ref.size <= HOLD:
             return _one(await reading.all())
-    except BlobMissing:
-        await reading.close()
-        raise
-    except StoreUnavailable:
-        await reading.close()
-        raise
-    chunks = reading.chunks()
-    # Enter the generator, so that its connection is freed even if nobody reads a byte of it.
-    await anext(chunks)
+        chunks = reading.chunks()
+        # Enter the generator, so that its connection is freed even if nobody reads a byte of it.
+        await anext(chunks)
+        undo.pop_all()
     return chunks
 
 
 class Reading:
-    def __init__(self, wire: Wire, ref: BlobRef, span: Span, expel: Expel) -> None:
+    def __init__(self, wire: Wire, ref: BlobRef, span: Span, expel: Expel, *, verify: bool) -> None:
         self._wire = wire
         self._ref = ref
         self._span = span
@@ -66,6 +65,7 @@ class Reading:
         self._reply: aiohttp.ClientResponse | None = None
         self._place = AsyncExitStack()
         self.whole = span == Span(0, ref.size)
+        self.verified = self.whole and verify
 
     async def begin(self) -> None:
         """Ask, and judge the head. Raises `BlobMissing`, `Answered`, `StoreAway`."""
@@ -127,7 +127,7 @@ class Reading:
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         try:
             yield b""  # taken by `open_blob`
-            pieces = self._verified() if self.whole else self.pieces()
+            pieces = self._verified() if self.verified else self.pieces()
             async for piece in pieces:
                 yield piece
         finally:

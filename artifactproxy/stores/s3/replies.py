@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from botocore.exceptions import (
-    BotoCoreError,
     ClientError,
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
+from artifactproxy.errors import StoreAway
 from artifactproxy.rules.http import parse_http_date
-from artifactproxy.stores.s3.trouble import Answered
+from artifactproxy.stores.s3.trouble import Answered, Unreached
 
+UNREADABLE = (ResponseParserError, ValueError, RuntimeError, ArithmeticError)
+"""What the SDK raises over a document that is none, a size that is no number, a date that never was."""
 DOCUMENT_BYTES = 64 * 1024
 """The most that is read of an answer that is no blob."""
 
@@ -45,6 +49,24 @@ async def document(reply: aiohttp.ClientResponse) -> bytes:
     return text
 
 
+async def document_of(operation: str, reply: aiohttp.ClientResponse) -> bytes:
+    """The body of a success that is no blob. Raises `Unreached` where it breaks off."""
+    try:
+        return await document(reply)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        reply.close()
+        raise Unreached(operation, kind_of(error)) from error
+
+
+def told_in(answer: Mapping[str, Any], name: str) -> Any:
+    """What an answer to a control call must say. A portal or a balancer says 200, too: raises
+    `StoreAway`."""
+    found = answer.get(name)
+    if not found:
+        raise StoreAway("something answers for the bucket that is none")
+    return found
+
+
 def refusal_of(operation: str, error: ClientError) -> Answered:
     meta = error.response.get("ResponseMetadata", {})
     code = str(error.response.get("Error", {}).get("Code", ""))
@@ -54,7 +76,7 @@ def refusal_of(operation: str, error: ClientError) -> Answered:
     return Answered(operation, status, "" if code.isdecimal() else code, meta.get("HTTPHeaders", {}))
 
 
-def kind_of_sdk(error: BotoCoreError) -> str:
+def kind_of_sdk(error: Exception) -> str:
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
         return "connect"
     if isinstance(error, ReadTimeoutError):
@@ -62,9 +84,13 @@ def kind_of_sdk(error: BotoCoreError) -> str:
     return "broken" if isinstance(error, HTTPClientError) else "garbage"
 
 
+# What OpenSSL calls an answer that is no TLS, by version.
+_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+
+
 def kind_of(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
-        return "tls"
+        return "plain" if getattr(error.__cause__, "reason", "") in _PLAIN else "tls"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "resolve"
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

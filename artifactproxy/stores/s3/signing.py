@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiobotocore.credentials import AioCredentials
 from botocore.auth import AUTH_TYPE_MAPS, SIGV4_TIMESTAMP, S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from artifactproxy.stores.s3.trouble import Keyless
 
@@ -81,7 +81,7 @@ class Credentials(AioCredentials):  # type: ignore[misc]
             if self._held is None:
                 raise Keyless
             return await self._held.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:  # the second: a token service that refuses
             raise Keyless from error
 
 

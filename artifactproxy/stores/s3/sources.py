@@ -27,6 +27,10 @@ class SourceFailed(Exception):
 
 
 class Source(Protocol):
+    @property
+    def descriptor(self) -> int:
+        """Of the file that holds all of it, or -1."""
+
     def read(self, start: int, stop: int) -> bytes:
         """All of that span. Raises `SourceFailed`."""
 
@@ -39,14 +43,14 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._fd = os.open(path, _OPEN)
-            self.size = os.fstat(self._fd).st_size
+            self.descriptor = os.open(path, _OPEN)
+            self.size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise SourceFailed from error
 
     def read(self, start: int, stop: int) -> bytes:
         try:
-            found = os.pread(self._fd, stop - start, start)
+            found = os.pread(self.descriptor, stop - start, start)
         except OSError as error:
             raise SourceFailed from error
         if len(found) == stop - start:
@@ -57,14 +61,16 @@ class FileSource:
 
     def expect(self, start: int, stop: int) -> None:
         if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(self.descriptor, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
-        os.close(self._fd)
+        os.close(self.descriptor)
 
 
 class GrowingSource:
     """What is written so far of a body that still arrives."""
+
+    descriptor = -1
 
     def __init__(self, body: Growing) -> None:
         self._body = body
@@ -83,6 +89,8 @@ class GrowingSource:
 
 
 class BytesSource:
+    descriptor = -1
+
     def __init__(self, body: bytes) -> None:
         self._body = memoryview(body)
         self.size = len(body)

@@ -120,6 +120,7 @@ _SILENT = {
     "resolve": "the host of {where} is not known: check store.endpoint and the resolver of this machine",
     "connect": "nothing can be reached at {where}: check store.endpoint and the network",
     "tls": "{where} shows a certificate that is not trusted, or of another name: set store.ca or store.endpoint",
+    "plain": "{where} does not speak TLS: write http:// in store.endpoint, or name the port that does",
     "timeout": "{where} does not answer in time: check store.endpoint and the network",
     "broken": "{where} breaks off: check store.endpoint (http or https) and the network",
     "garbage": "{where} does not speak S3: check store.endpoint",

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from artifactproxy import failpoints
 from artifactproxy.errors import IndexUnavailable, StoreAway, StoreUnavailable
 from artifactproxy.model import BlobRef
 from artifactproxy.ports import Clock, Intent, Intents, Observer
@@ -23,7 +24,7 @@ from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.s3.budget import Budget
 from artifactproxy.stores.s3.copying import renew
 from artifactproxy.stores.s3.options import S3Options
-from artifactproxy.stores.s3.replies import Thing, date_of
+from artifactproxy.stores.s3.replies import Thing, date_of, told_in
 from artifactproxy.stores.s3.sources import Marks, Source, measure
 from artifactproxy.stores.s3.trouble import Answered
 from artifactproxy.stores.s3.wire import Wire
@@ -112,7 +113,7 @@ class Upload:
         return part.number in self._etags
 
     @property
-    def _named(self) -> dict[str, str]:
+    def _named(self) -> dict[str, Any]:
         return {"Key": self._dock.options.prefix + self._key, "UploadId": self._upload}
 
     async def open(self) -> None:
@@ -121,20 +122,30 @@ class Upload:
         more: dict[str, Any] = {}
         if dock.options.checksums == "when_supported":
             more["ChecksumAlgorithm"] = "CRC32"
-        started = dock.clock()
-        await self._intend("", started)
-        answer = await dock.wire.call("create_multipart_upload", Key=dock.options.prefix + self._key, **more)
+        started, tries = dock.clock(), []
+        await self._intend(self.id, "", started)
+        failpoints.hit("upload.intended")
+        answer = await dock.wire.call(
+            "create_multipart_upload",
+            sending=lambda: tries.append(1),
+            Key=dock.options.prefix + self._key,
+            **more,
+        )
+        failpoints.hit("upload.created")
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         self._began = date_of(headers, "date", 0.0)
-        self._upload = answer["UploadId"]
-        await self._intend(self._upload, started)
+        self._upload = told_in(answer, "UploadId")
+        if len(tries) > 1:
+            # The answer to another may have been lost: whoever tidies up looks for it under the key.
+            await self._intend(secrets.token_hex(16), "", started)
+        await self._intend(self.id, self._upload, started)
 
-    async def _intend(self, upload: str, started: float) -> None:
+    async def _intend(self, name: str, upload: str, started: float) -> None:
         """Storing does not wait for an index that is away: what is lost then is only that somebody
         knows of this upload if this process dies too."""
         dock = self._dock
         try:
-            await dock.intents.intend(Intent(self.id, self._sha256, upload, dock.owner, started))
+            await dock.intents.intend(Intent(name, self._sha256, upload, dock.owner, started))
         except IndexUnavailable as fault:
             dock.warn("upload_unrecorded", sha256=self._sha256, error=fault.code)
 
@@ -176,6 +187,7 @@ class Upload:
                 raise
         self._sums[part.number] = marks.crc32
         self._etags[part.number] = answer["etag"]
+        failpoints.hit("upload.part")
 
     async def complete(self, length: int) -> None:
         """Make the object of `length` bytes visible. Raises `UploadLost`, `Answered`, `StoreAway`."""
@@ -184,7 +196,9 @@ class Upload:
         for attempt in range(dock.options.tries):
             if attempt:
                 await asyncio.sleep(dock.rng() * min(5.0, 0.1 * 2.0**attempt))
+            failpoints.hit("upload.sent")
             answer = await self._ask_complete()
+            failpoints.hit("upload.completed")
             thing = await dock.wire.head(self._key)
             if thing is not None and thing.size != length:
                 thing = None
@@ -208,9 +222,10 @@ class Upload:
         """`done`, `lost` (no such upload), `taken` (nobody may overwrite), or `unknown`."""
         parts = [self._described(number) for number in sorted(self._etags)]
         try:
-            await self._dock.wire.call(
+            answer = await self._dock.wire.call(
                 "complete_multipart_upload", tries=1, MultipartUpload={"Parts": parts}, **self._named
             )
+            told_in(answer, "ETag")
         except StoreAway:
             return "unknown"
         except Answered as trouble:

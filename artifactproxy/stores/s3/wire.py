@@ -11,7 +11,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -21,10 +21,7 @@ from aiobotocore.credentials import AioCredentials
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
 from artifactproxy.errors import StoreAway, StoreUnavailable
@@ -33,9 +30,11 @@ from artifactproxy.stores.s3 import signing
 from artifactproxy.stores.s3.budget import Gate
 from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.stores.s3.replies import (
+    UNREADABLE,
     Thing,
     date_of,
     document,
+    document_of,
     kind_of,
     kind_of_sdk,
     lower,
@@ -70,7 +69,12 @@ class Wire:
         # Clients that read slowly must leave connections for what is being stored.
         self._readers = Gate(max(1, self._bodies - max(1, self._bodies // 4)))
         self._retries = Retries(
-            options.tries, renew=self._renew, shift=self._set_clock, rng=rng, observer=observer
+            options.tries,
+            silence=options.read,
+            renew=self._renew,
+            shift=self._set_clock,
+            rng=rng,
+            observer=observer,
         )
 
     async def start(self) -> None:
@@ -178,21 +182,31 @@ class Wire:
 
     # --- control calls ----------------------------------------------------------------------
 
-    async def call(self, operation: str, /, *, tries: int | None = None, **parameters: Any) -> dict[str, Any]:
+    async def call(
+        self,
+        operation: str,
+        /,
+        *,
+        tries: int | None = None,
+        sending: Callable[[], None] | None = None,
+        **parameters: Any,
+    ) -> dict[str, Any]:
         """One operation of the SDK, by its Python name; `Bucket` is added. The names of the headers of
-        the answer, under `ResponseMetadata`, are in lower case.
+        the answer, under `ResponseMetadata`, are in lower case. `sending` is told before each try.
 
         Raises `Answered`, `StoreAway`.
         """
 
         async def attempt() -> dict[str, Any]:
             self._refuse_closed()
+            if sending is not None:
+                sending()
             ask = getattr(self._client, operation)
             try:
                 return await ask(Bucket=self.options.bucket, **parameters)  # type: ignore[no-any-return]
             except ClientError as error:
                 raise refusal_of(operation, error) from error
-            except BotoCoreError as error:
+            except (BotoCoreError, *UNREADABLE) as error:
                 raise Unreached(operation, kind_of_sdk(error)) from error
 
         return await self._retries.run(operation, attempt, tries)
@@ -208,18 +222,12 @@ class Wire:
 
     async def head(self, key: str) -> Thing | None:
         """What lies under a key; None is known absence. Raises `Answered`, `StoreAway`."""
+        # The answer to a HEAD has no body that could tell a missing object from a missing bucket.
+        with suppress(Answered, ValueError):
+            return await self._retries.run("head_object", lambda: self._look(key, "HEAD", {}), waited=True)
+        first = {"Range": "bytes=0-0"}
         try:
-            async with self._asked("head_object", "HEAD", key, {}) as reply:
-                return thing_of(reply.headers, int(reply.headers["Content-Length"]))
-        except (Answered, KeyError, ValueError):
-            # The answer to a HEAD has no body that could tell a missing object from a missing bucket.
-            pass
-        try:
-            async with self._asked("get_object", "GET", key, {"Range": "bytes=0-0"}) as reply:
-                total = reply.headers.get("Content-Range", "").rpartition("/")[2]
-                size = int(total if reply.status == 206 else reply.headers.get("Content-Length", ""))
-                await document(reply) if reply.status == 206 else None
-                return thing_of(reply.headers, size)
+            return await self._retries.run("get_object", lambda: self._look(key, "GET", first), waited=True)
         except ValueError as error:
             raise StoreAway("the bucket does not say how large an object is") from error
         except Answered as trouble:
@@ -229,26 +237,27 @@ class Wire:
                 return thing_of(trouble.headers, 0)
             raise
 
-    @asynccontextmanager
-    async def _asked(
-        self, operation: str, method: str, key: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        reply = await self._retries.run(operation, lambda: self._exchange(operation, method, key, headers))
+    async def _look(self, key: str, method: str, headers: Mapping[str, str]) -> Thing:
+        """One request. Raises also ValueError, where it does not tell the size."""
+        operation = f"{method.lower()}_object"
+        reply = await self._exchange(operation, method, key, headers)
         try:
-            yield reply
+            size = reply.headers.get("Content-Length", "")
+            if reply.status == 206:
+                size = reply.headers.get("Content-Range", "").rpartition("/")[2]
+                await document_of(operation, reply)
+            return thing_of(reply.headers, int(size))
         finally:
             # More than a byte is not waited for.
             reply.close() if method == "GET" and reply.status == 200 else reply.release()
 
-    async def get(
-        self, key: str, headers: Mapping[str, str], tries: int | None = None
-    ) -> aiohttp.ClientResponse:
+    async def get(self, key: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """An open answer, 200 or 206, whose body the caller reads and closes; see `reader`.
 
         Raises `Answered`, `StoreAway`.
         """
         return await self._retries.run(
-            "get_object", lambda: self._exchange("get_object", "GET", key, headers), tries
+            "get_object", lambda: self._exchange("get_object", "GET", key, headers), waited=True
         )
 
     @asynccontextmanager
@@ -290,7 +299,7 @@ class Wire:
                     reply = await self._exchange(
                         operation, "PUT", key, sent, query=query, body=body, sha256=sha256
                     )
-                    await document(reply)
+                    await document_of(operation, reply)
             except TimeoutError as error:
                 raise Unreached(operation, "timeout") from error
             finally:
@@ -317,7 +326,7 @@ class Wire:
     async def _list_one(self) -> None:
         query = {"list-type": "2", "max-keys": "1", "prefix": self.options.prefix}
         reply = await self._exchange("list_objects_v2", "GET", "", {}, query=query)
-        text = await document(reply)
+        text = await document_of("list_objects_v2", reply)
         reply.release()
         if b"<ListBucketResult" not in text:
             raise Unreached("list_objects_v2", "garbage")
