@@ -326,7 +326,7 @@ class Coordination(Kinded):
         PlainSerializer(_shown),
     ] = None
     prefix: Annotated[str, Field(min_length=1)] = "artifactproxy:"
-    budget: Annotated[Duration, Field(gt=0)] = 0.05
+    budget: Annotated[Duration, Field(gt=0)] = 0.25
     connect: Annotated[Duration, Field(gt=0)] = 1.0
     rest: Duration = 10.0
     lease: Annotated[Duration, Field(gt=0)] = 10.0

@@ -13,7 +13,7 @@ class RedisOptions:
 
     url: str = field(repr=False)
     prefix: str = "artifactproxy:"
-    budget: float = 0.05
+    budget: float = 0.25
     connect: float = 1.0
     rest: float = 10.0
     lease: float = 10.0

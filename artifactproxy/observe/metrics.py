@@ -49,8 +49,8 @@ _FINER = frozenset(
         "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
         "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
         "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",
-        "upstream_legal", "upstream_queue", "upstream_status",
-    }
+        "upstream_legal", "upstream_queue", "upstream_status", "peer_pass"
+}
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ _BUCKET = frozenset(
     }
 )  # fmt: skip
 KNOWN_CODES = (
-    _codes(errors.Fault) | _FINER | _STORE | _BUCKET | {"descriptors", "memory", "missing", "peer_pass", "unreadable"}
+    _codes(errors.Fault) | _FINER | _STORE | _BUCKET | {"descriptors", "memory", "missing", "unreadable"}
 )
 
 _Labels = tuple[str, ...]

@@ -723,6 +723,14 @@ async def test_point_u11_connections_are_kept_alive(world: World) -> None:
     assert len({call.connection for call in world.bucket.calls("PutObject")}) == 1
 
 
+@pytest.mark.usefixtures("way")
+async def test_point_u11_a_part_goes_over_the_connection_of_the_part_before(world: World) -> None:
+    body, ref = body_of(12 * PART)
+    async with world.store(parts=2) as store:
+        await store.put(ref, world.file(body))
+    assert len({call.connection for call in world.bucket.calls("UploadPart")}) <= 2
+
+
 # --- what is on the wire
 
 

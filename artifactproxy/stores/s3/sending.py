@@ -1,6 +1,6 @@
 """One attempt to send a span of a body: by sendfile from a file to a plain connection, else in slices.
 
-Measured: for 1 GiB in parts of 8 MiB, slices cost twice the CPU of sendfile.
+Measured: for 1 GiB in parts of 8 MiB, slices cost a third more CPU than sendfile, of which most is the kernel's.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ class Sending:
                 if not sent:
                     return
                 self._at += sent
-                # A bucket on this machine never makes the socket full; others must get their turn.
-                await asyncio.sleep(0)
+                if self._at < self._stop:  # after the last the answer may be there before our turn
+                    # A bucket on this machine never makes the socket full; others must get theirs.
+                    await asyncio.sleep(0)
 
     async def _writable(self, out: int) -> None:
         """Wait until the connection takes bytes, or for the end."""
