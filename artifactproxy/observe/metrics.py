@@ -49,8 +49,8 @@ _FINER = frozenset(
         "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
         "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
         "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",
-        "upstream_legal", "upstream_queue", "upstream_status", "peer_pass"
-}
+        "upstream_legal", "upstream_queue", "upstream_status", "peer_pass",
+    }
 )  # fmt: skip
 
 

@@ -40,9 +40,10 @@ from tests.servers.redis import Redis
 
 SECRET = "what only the replicas know"
 SIZES = (1_000, 70_000, 300_000)
-COORDINATION = {"budget": "1s", "connect": "1s", "rest": "100ms", "lease": "2s", "renew": "500ms"}
-DATABASE = {"acquire": "500ms", "command": "1s", "lock": "500ms", "connect": "500ms", "recheck": "200ms"}
+COORDINATION = {"budget": "2s", "connect": "2s", "rest": "100ms", "lease": "2s", "renew": "500ms"}
+DATABASE = {"acquire": "5s", "command": "10s", "lock": "5s", "connect": "5s", "recheck": "200ms"}
 BUCKET = {"tries": "2", "connect": "500ms", "read": "20s", "local_tier": "100MB"}
+PATIENT = {"connect": "10s", "first_byte": "20s", "idle": "20s"}  # with upstream: this machine may be busy
 LIMITS = {
     "error_memory": "10ms",
     "store_retry": "10s",
@@ -120,18 +121,19 @@ class Replicas:
         """What lies in Redis of ours."""
         return list(self.servers.redis.ask("KEYS", f"{self.servers.prefix}{kind}*"))
 
-    async def next_is_right(self, path: str = "/next.bin", size: int = 300_000) -> None:
-        """All is well again: a file nobody has seen is fetched once and is everywhere."""
+    async def next_is_right(self, path: str = "/next.bin", size: int = 300_000, *, most: int = 1) -> None:
+        """All is well again: a file nobody has seen is fetched once (or `most` times) and is everywhere."""
         body = self.chaos.script(path, late(0.1), size=size)
         crowd = [replica.get(f"/files{path}") for replica in self.all for _ in range(3)]
         for got in await asyncio.gather(*crowd):
             assert (got.status, got.body == body.bytes()) == (200, True), got
-        assert self.chaos.hits(path) == 1
+        asked = self.chaos.hits(path)
+        assert asked <= most
         await self.settled()
         for replica in self.all:
             got = await replica.get(f"/files{path}")
             assert (got.status, got.source, got.body == body.bytes()) == (200, "cache", True)
-        assert self.chaos.hits(path) == 1
+        assert self.chaos.hits(path) == asked
 
 
 def late(seconds: float) -> Behaviour:
@@ -235,10 +237,11 @@ def write_configuration(
     limits: dict[str, str] | None = None,
     coordination: dict[str, str] | None = None,
     store: dict[str, str] | None = None,
+    database: dict[str, str] | None = None,
     following: bool = True,
     top: str = "",
     remote: str = "",
-    extra: str = "",
+    extra: dict[str, str] | None = None,
 ) -> Config:
     """Of a replica at `address`, whose servers are reached through `net`. Returns it loaded."""
     ways = [servers.database, servers.redis.url, servers.bucket.endpoint]
@@ -260,13 +263,17 @@ def write_configuration(
     leases = {"kind": "redis", "url": kept["redis"], "prefix": f'"{servers.prefix}"', **COORDINATION}
     sections = [
         _section("store", chosen | (store or {})),
-        _section("index", {"kind": "postgres", "url": kept["database"], "pool": "5", **DATABASE}),
+        _section(
+            "index",
+            {"kind": "postgres", "url": kept["database"], "pool": "5", **DATABASE, **(database or {})},
+        ),
         _section("coordination", leases | (coordination or {})),
         _section("limits", LIMITS | (limits or {})),
     ]
     if following:
         sections.append(_section("cluster", {"advertise": f'"{address}"', "secret": kept["secret"]}))
-    return configuration(folder, chaos.origin, extra=extra, top="\n".join([*sections, top]), remote=remote)
+    patience = "\n".join(f"{name}: {value}" for name, value in (PATIENT | (extra or {})).items())
+    return configuration(folder, chaos.origin, patience, top="\n".join([*sections, top]), remote=remote)
 
 
 @asynccontextmanager
@@ -315,7 +322,7 @@ async def _running(
                 auto_decompress=False,
                 skip_auto_headers=["Accept-Encoding"],
                 connector=aiohttp.TCPConnector(force_close=True, limit=0),
-                timeout=aiohttp.ClientTimeout(total=30),
+                timeout=aiohttp.ClientTimeout(total=120),
             )
         )
         for number in range(count):

@@ -23,7 +23,7 @@ from tests.servers.redis import Redis
 pytestmark = needs("postgres", "redis-server")
 
 SIZE = 3_000_000
-PATIENT = "idle: 60s"
+PATIENT = {"idle": "60s"}
 
 
 @pytest.fixture

@@ -72,7 +72,9 @@ async def test_n06_collecting_races_with_filling_the_same_digest(tmp_path: Path,
         await cl.settled()
         for which, content in enumerate(CONTENTS):
             for number, replica in enumerate(cl):
-                got = await replica.get(f"/files/{which}-{number}-0.bin")
+                path = f"/{which}-{number}-0.bin"
+                chaos.script(path, status(200, content, ETag=f'"{which}"'))
+                got = await replica.get(f"/files{path}")
                 assert (got.status, got.body == content) == (200, True)
         await cl.settled()
         rows = await cl[0].engine.parts.ledger.entries("files")

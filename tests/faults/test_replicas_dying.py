@@ -22,7 +22,7 @@ from tests.needs import needs
 pytestmark = needs("postgres", "redis-server")
 
 SIZE = 10_000_000  # two parts of an upload
-PATIENT = "idle: 60s"  # upstream pauses as long as the test wants
+PATIENT = {"idle": "60s"}  # upstream pauses as long as the test wants
 FILES = {  # name: is it promised, does upstream give a tag
     "kept-1.0.tar.gz": (True, True),
     "bare-1.0.tar.gz": (True, False),

@@ -84,7 +84,7 @@ async def ask(
 async def test_strangers_are_told_nothing(tmp_path: Path, chaos: Chaos) -> None:
     gate = Gate(0.5)
     body = chaos.script("/f.bin", gate, size=SIZE)
-    async with replicas(tmp_path, chaos, 2, extra="idle: 60s") as cl:
+    async with replicas(tmp_path, chaos, 2, extra={"idle": "60s"}) as cl:
         reading = asyncio.create_task(cl[0].get("/files/f.bin"))
         await gate.reached.wait()
         answers = [await ask(cl[0], HERE, given) for given in PASSES.values()]
@@ -118,7 +118,7 @@ async def test_strangers_are_told_nothing(tmp_path: Path, chaos: Chaos) -> None:
 async def test_a_pass_opens_nothing_but_its_fill(tmp_path: Path, chaos: Chaos) -> None:
     gate = Gate(0.5)
     chaos.script("/f.bin", gate, size=SIZE)
-    async with replicas(tmp_path, chaos, 2, extra="idle: 60s") as cl:
+    async with replicas(tmp_path, chaos, 2, extra={"idle": "60s"}) as cl:
         reading = asyncio.create_task(cl[0].get("/files/f.bin"))
         await gate.reached.wait()
         good = [sealed()]

@@ -22,7 +22,8 @@ pytestmark = needs("postgres", "redis-server")
 
 SIZE = 300_000
 NAMES = {"index": "database", "coordination": "redis", "store": "bucket"}
-IMPATIENT = {"read": "500ms", "connect": "300ms"}
+BUCKET = {"read": "1s", "connect": "500ms"}
+DATABASE = {"acquire": "1s", "command": "1s", "lock": "1s", "connect": "1s"}
 ALL = tuple(NAMES)
 MATRIX = [
     tuple(name for name, cut in zip(ALL, chosen, strict=True) if cut) for chosen in product((0, 1), repeat=3)
@@ -59,7 +60,7 @@ async def warmed(cl: Replicas, chaos: Chaos) -> dict[str, bytes]:
     ids=[f"{'+'.join(away) or 'none'}-{'hole' if how.black_hole else 'refused'}" for away, how in CASES],
 )
 async def test_n05_cut_off(tmp_path: Path, chaos: Chaos, away: tuple[str, ...], how: Toxics) -> None:
-    async with replicas(tmp_path, chaos, 2, store=IMPATIENT) as cl:
+    async with replicas(tmp_path, chaos, 2, store=BUCKET, database=DATABASE) as cl:
         bodies = await warmed(cl, chaos)
         for name in away:
             getattr(cl[0].net, NAMES[name]).toxics = how

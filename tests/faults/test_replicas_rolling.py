@@ -57,7 +57,7 @@ async def roll(cl: Processes, number: int, running: Load, name: str) -> None:
 
 
 async def test_n02_a_rolling_restart_fails_no_request(tmp_path: Path, chaos: Chaos) -> None:
-    async with processes(tmp_path, chaos, extra="first_byte: 20s\nidle: 20s", limits={"drain": "20s"}) as cl:
+    async with processes(tmp_path, chaos, limits={"drain": "20s"}) as cl:
         async with load(Behind(cl), 6) as running:  # type: ignore[arg-type]
             for turn in range(len(cl.all)):
                 await roll(cl, turn, running, f"/slow-{turn}.bin")
