@@ -6,9 +6,9 @@ import secrets
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from e2e.backends import Backends
 from e2e.nginx import free_port
@@ -18,6 +18,9 @@ from tests.servers import redis
 from tests.servers.process import wait_for
 
 REPLICAS = 3
+BUDGET = "2s"
+"""Three replicas, four servers and 200 clients share this machine: Redis may answer later than in 50 ms,
+and whoever does not wait for it fetches for himself."""
 
 _NGINX = """
 worker_processes 1;
@@ -93,9 +96,24 @@ class Cluster:
         self._remotes, self._top = remotes, top
         self.listens = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         self.replicas: list[Proxy] = []
-        for number in range(count):
-            self.replicas.append(self.start(number))
-        self.balancer = Balancer(folder / "nginx", self.listens)
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self._stop_replicas)
+            for number in range(len(self.listens)):
+                self.replicas.append(self.start(number))
+            self.balancer = Balancer(self.folder / "nginx", self.listens)
+            stack.callback(self.balancer.stop)
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._running.close()
+
+    def _stop_replicas(self) -> None:
+        for replica in self.replicas:
+            replica.stop()
 
     @property
     def url(self) -> str:
@@ -119,7 +137,7 @@ class Cluster:
         return f"""
 {self.backends.store()}
 {self.backends.index()}
-coordination: {{kind: redis, url: {{env: E2E_REDIS}}, prefix: "{self._prefix}"}}
+coordination: {{kind: redis, url: {{env: E2E_REDIS}}, prefix: "{self._prefix}", budget: {BUDGET}}}
 cluster: {{advertise: "http://{self.listens[number]}", secret: {{env: E2E_CLUSTER}}}}
 {self._top}
 """
@@ -131,16 +149,3 @@ cluster: {{advertise: "http://{self.listens[number]}", secret: {{env: E2E_CLUSTE
     def kill(self, number: int) -> None:
         self.replicas[number].signal(signal.SIGKILL)
         self.replicas[number].wait()
-
-    def stop(self) -> None:
-        self.balancer.stop()
-        for replica in self.replicas:
-            replica.stop()
-
-
-@contextmanager
-def cluster(folder: Path, remotes: str, **options: object) -> Iterator[Cluster]:
-    with ExitStack() as stack:
-        found = Cluster(folder, remotes, **options)  # type: ignore[arg-type]
-        stack.callback(found.stop)
-        yield found

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from e2e.clients import Pip
-from e2e.cluster import REPLICAS, Cluster, cluster
+from e2e.cluster import REPLICAS, Cluster
 from e2e.node_clients import Npm
 from e2e.origin import Origin, content
 from e2e.registry import Registry
@@ -65,7 +65,7 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture
 def replicas(tmp_path: Path, origin: Origin) -> Iterator[Cluster]:
     remote = f"  files:\n    provider: generic\n    upstream: {origin.url}\n"
-    with cluster(tmp_path, remote) as found:
+    with Cluster(tmp_path, remote) as found:
         yield found
 
 
@@ -138,7 +138,7 @@ def _until(is_so: Callable[[], bool]) -> None:
 def test_n02_a_rolling_restart_fails_no_request(tmp_path: Path, origin: Origin) -> None:
     remote = f"  files:\n    provider: generic\n    upstream: {origin.url}\n"
     top = "limits: {drain_notice: 2s}"
-    with cluster(tmp_path, remote, top=top) as replicas:
+    with Cluster(tmp_path, remote, top=top) as replicas:
         wrong: list[tuple[str, Got]] = []
         done: Counter[str] = Counter()
         stopping = threading.Event()
@@ -198,7 +198,7 @@ def test_pip_and_npm_from_different_replicas(
 ) -> None:
     del registry, public_npm
     remotes = "  pypi:\n    provider: pypi\n  npm:\n    provider: npm\n"
-    with cluster(tmp_path, remotes) as replicas:
+    with Cluster(tmp_path, remotes) as replicas:
         one, two, _ = replicas.replicas
         with one.watch() as cold:
             first = pip.installed(pip.install("flask", index=f"{one.url}/pypi/simple/"))
