@@ -42,7 +42,11 @@ class Unstored:
             how = Provenance("cache", "artifactproxy; hit; detail=promised", "no-cache")
         else:
             upstream = await self._relay.head(mount, route, _url(route, promise))
-            admission = admit(route, upstream, mount.policy, now, held=None, promised=vouched(promise))
+            # No byte will come that a digest could judge; only an empty file says all by its head.
+            judged, empty = replace(upstream, framed=True), upstream.length == 0
+            admission = admit(
+                route, judged, mount.policy, now, held=None, promised=empty and vouched(promise)
+            )
             if isinstance(admission, Reject):
                 self._tools.observer.increment(
                     "upstream_errors", remote=mount.name, kind=admission.fault.code

@@ -183,6 +183,18 @@ async def test_u32_a_portal_in_the_middle_of_a_file_is_not_its_rest(watch: Watch
     await watch.next_is_right("/files/g.tar.gz")
 
 
+async def test_u32_a_portal_is_no_head_of_a_promised_file(watch: Watch) -> None:
+    """A digest that is promised judges bytes, and a HEAD brings none; its size is not promised here."""
+    place = honest(watch, "npm tarball")
+    assert (await watch.proxy.get(places(watch.chaos.origin)[place.beside].path)).status == 200
+    watch.chaos.script(place.upstream, portal())
+    got = await watch.proxy.get(place.path, "HEAD")
+    assert (got.status, got.error) == (502, "unexpected_html")
+    place = honest(watch, "npm tarball")
+    got = await watch.proxy.get(place.path, "HEAD")
+    assert (got.status, got.headers["Content-Length"]) == (200, str(len(TARBALL)))
+
+
 async def test_u32_pages_that_are_meant_to_be_pages_pass(watch: Watch) -> None:
     watch.chaos.script("/docs/index.html", status(200, HTML, Content_Type="text/html"))
     watch.chaos.script("/docs/", status(200, HTML, Content_Type="text/html"))
