@@ -167,9 +167,7 @@ async def open_store(
     from artifactproxy.stores.tier import Tier
 
     bucket = await open_bucket(stack, chosen, intents, observer, clock)
-    tier = Tier(
-        bucket, disk, budget=chosen.local_tier, observer=observer, fetch=bucket.fetch, clock=clock
-    )
+    tier = Tier(bucket, disk, budget=chosen.local_tier, observer=observer, fetch=bucket.fetch, clock=clock)
     stack.push_async_callback(tier.close)
     await tier.start()
     redirect = None
