@@ -21,73 +21,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from artifactproxy import __version__, errors
+from artifactproxy import __version__
 from artifactproxy.observe.logs import JsonLog
+from artifactproxy.observe.words import (
+    ABORTS,
+    BOUNDS,
+    FILL_RESULTS,
+    HELP,
+    KNOWN_CODES,
+    REJECTIONS,
+    RESULTS,
+    SOURCES,
+    STORE_CODES,
+    help_of,
+)
 from artifactproxy.ports import Outcome
 
 PREFIX = "artifactproxy_"
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 SERIES = 200  # of one metric that others name freely
-
-RESULTS = frozenset(["hit", "miss", "stale", "revalidated", "absent", "relay", "local", "error"])
-FILL_RESULTS = frozenset(["stored", "refreshed", "absent", "unstored", "failed", "followed", "landed"])
-_SOURCES = frozenset({"remote", "cache"})
-_ABORTS = frozenset({"client_left", "client_slow", "shutdown"})
-_REJECTIONS = frozenset({400, 403, 405, 408, 413, 417, 421, 505, 508})
-_BOUNDS = frozenset({"connections", "request_bodies"})  # of ours, told by a 503
-
-# Codes that refine a class of `errors`; `tests/observe/test_metrics.py` finds the ones in use.
-_FINER = frozenset(
-    {
-        "bad_206", "bad_encoding", "bad_framing", "bad_head", "bad_host", "bad_index",
-        "bad_location", "bad_zip", "bomb", "breaker_open", "cancelled", "changed_mid_range",
-        "checking", "client_left", "client_slow", "closed", "connect_timeout", "connections",
-        "coordination_unavailable", "descriptors", "downgrade", "empty", "expectation",
-        "first_byte", "head_too_large", "helper", "helper_slow", "hollow", "http_version",
-        "index_busy", "index_damaged", "index_missing", "index_newer", "length", "no_answer", "no_pass",
-        "no_resume", "overlong", "redirects", "request_bodies", "short_body", "shutdown",
-        "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
-        "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
-        "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",
-        "upstream_legal", "upstream_queue", "upstream_status", "peer_pass",
-    }
-)  # fmt: skip
-
-
-def _codes(root: type[errors.Fault]) -> frozenset[str]:
-    found = {root.code}
-    for child in root.__subclasses__():
-        found |= _codes(child)
-    return frozenset(found)
-
-
-_STORE = (
-    _codes(errors.StoreUnavailable)
-    | {errors.IndexUnavailable.code, "store_temp", "hollow", "helper", "helper_slow"}
-    | {
-        "index_away",
-        "index_busy",
-        "index_damaged",
-        "index_gone",
-        "index_full",
-        "index_readonly",
-        "index_refused",
-        "index_slow",
-        "index_unopened",
-    }
-)
-# Why a request to a bucket is sent again: no usable answer, a status, or a code of S3's own.
-_BUCKET = frozenset(
-    {
-        "broken", "connect", "garbage", "resolve", "timeout", "429", "500", "502", "503", "504",
-        "BandwidthLimitExceeded", "ConditionalRequestConflict", "IncompleteBody", "InternalError",
-        "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "TooManyRequests",
-        "XMinioServerNotInitialized",
-    }
-)  # fmt: skip
-KNOWN_CODES = (
-    _codes(errors.Fault) | _FINER | _STORE | _BUCKET | {"descriptors", "memory", "missing", "unreadable"}
-)
 
 _Labels = tuple[str, ...]
 Numbers = dict[str, Any]
@@ -102,44 +54,6 @@ _PROCESS = {
     "process_start_time_seconds": "When the (oldest) process began, in POSIX seconds.",
 }
 _CPU = "process_cpu_seconds"
-
-_HELP = {
-    "requests": "Requests answered, by repository, result and class of status.",
-    "bytes_sent": "Body bytes sent to clients.",
-    "fills": "Transfers from upstream, by what became of them.",
-    "upstream_errors": "Transfers that upstream did not let succeed.",
-    "integrity_failures": "Bytes that were not those that were promised.",
-    "resumes": "Transfers continued after a break.",
-    "client_aborts": "Answers that ended before their last byte.",
-    "takeovers": "Transfers that went on here after the process that had begun them was gone.",
-    "peer_fills": "Requests of other processes for what is being fetched here, by what they got.",
-    "peer_errors": "Processes that fetch something and could not be followed, or broke off.",
-    "store_errors": "Failures of the blob store or the index.",
-    "rejected": "Requests refused at the door or by a rule.",
-    "warnings": "Warnings in the log.",
-    "workers": "Processes that serve together.",
-    "workers_restarted": "Processes that were started in place of one that ended.",
-    "workers_silent": "Processes that did not say what they have counted; what was last known of them is shown.",
-    "config_reload": "Configurations that were read while running, by what became of them.",
-    "lock_lost": "Leases that ended under their holder.",
-    "redis_timeouts": "Looks that Redis did not answer in time.",
-    "redis_errors": "Other failures of Redis, by cause.",
-    "bulletin_dropped": "Messages to other processes that could not wait any longer.",
-    "store_retries": "Requests to the bucket that were sent again.",
-    "degraded": "1 while a dependency is unusable.",
-    "scrub_blobs": "Blobs that were hashed again.",
-    "scrub_bytes": "Bytes that were read for that.",
-    "scrub_bad": "Blobs that were not as they must be, by what was wrong with them.",
-    "scrub_finished": "When the last whole scrub ended, in POSIX seconds.",
-    "tier_bytes": "What the local tier holds, as far as this process knows.",
-    "tier_hits": "Reads from a local copy of a blob.",
-    "tier_misses": "Reads for which there was no whole local copy.",
-    "tier_evicted_bytes": "Local copies that were removed for others.",
-    "redirects": "Hits that were answered with an address of the store.",
-    "loop_lag_seconds": "How late a beat of the event loop came.",
-    "request_seconds": "Time from the request to the last byte.",
-    "fill_seconds": "Time of a whole transfer from upstream.",
-}
 
 
 def _told(families: Mapping[str, tuple[_Labels, dict[_Labels, float]]]) -> list[Any]:
@@ -276,14 +190,14 @@ class Metrics(Collector):
         self._requests[repo, result, outcome.status // 100] += 1
         self._histograms["request_seconds", result].add(outcome.seconds)
         if outcome.bytes:
-            self._sent[repo, outcome.source if outcome.source in _SOURCES else "none"] += outcome.bytes
+            self._sent[repo, outcome.source if outcome.source in SOURCES else "none"] += outcome.bytes
         if not outcome.error:
             return
-        if outcome.error in _ABORTS:
+        if outcome.error in ABORTS:
             self.increment("client_aborts", reason=outcome.error)
-        elif outcome.status in _REJECTIONS or outcome.error in _BOUNDS:
+        elif outcome.status in REJECTIONS or outcome.error in BOUNDS:
             self.increment("rejected", reason=outcome.error)
-        elif outcome.error in _STORE:
+        elif outcome.error in STORE_CODES:
             self.increment("store_errors", kind=outcome.error)
 
     def _fill(self, outcome: Outcome) -> None:
@@ -295,7 +209,7 @@ class Metrics(Collector):
             self.increment("resumes", outcome.resumes)
         # Upstream's own failures and broken digests are counted where they happen, also when a
         # resumed transfer ends well.
-        if outcome.error in _STORE:
+        if outcome.error in STORE_CODES:
             self.increment("store_errors", kind=outcome.error)
 
     def _put(
@@ -316,26 +230,26 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield self._request_counts()
-        sent = CounterMetricFamily(PREFIX + "bytes_sent", _HELP["bytes_sent"], labels=("repo", "source"))
+        sent = CounterMetricFamily(PREFIX + "bytes_sent", HELP["bytes_sent"], labels=("repo", "source"))
         for target, count in self._sent.items():
             sent.add_metric(target, count)
         yield sent
         for name in ("request_seconds", "fill_seconds"):
-            family = HistogramMetricFamily(PREFIX + name, _HELP[name], labels=("result",))
+            family = HistogramMetricFamily(PREFIX + name, HELP[name], labels=("result",))
             for (of, result), histogram in self._histograms.items():
                 if of == name:
                     family.add_metric((result,), histogram.buckets(), histogram.total)
             yield family
-        lag = HistogramMetricFamily(PREFIX + "loop_lag_seconds", _HELP["loop_lag_seconds"])
+        lag = HistogramMetricFamily(PREFIX + "loop_lag_seconds", HELP["loop_lag_seconds"])
         lag.add_metric((), self._lag.buckets(), self._lag.total)
         yield lag
         for name, (names, series) in sorted(self._counters.items()):
-            counter = CounterMetricFamily(PREFIX + name, _help(name), labels=names)
+            counter = CounterMetricFamily(PREFIX + name, help_of(name), labels=names)
             for labels, value in series.items():
                 counter.add_metric(labels, value)
             yield counter
         for name, (names, series) in sorted(self._gauges.items()):
-            gauge = GaugeMetricFamily(PREFIX + name, _help(name), labels=names)
+            gauge = GaugeMetricFamily(PREFIX + name, help_of(name), labels=names)
             for labels, value in series.items():
                 gauge.add_metric(labels, value)
             yield gauge
@@ -357,7 +271,7 @@ class Metrics(Collector):
 
     def _request_counts(self) -> CounterMetricFamily:
         family = CounterMetricFamily(
-            PREFIX + "requests", _HELP["requests"], labels=("repo", "result", "status")
+            PREFIX + "requests", HELP["requests"], labels=("repo", "result", "status")
         )
         for (repo, result, group), count in self._requests.items():
             family.add_metric((repo, result, f"{group}xx" if group else "none"), count)
@@ -401,7 +315,3 @@ class Observations:
 
     def close(self) -> None:
         self.log.close()
-
-
-def _help(name: str) -> str:
-    return _HELP.get(name, name.replace("_", " ").capitalize() + ".")

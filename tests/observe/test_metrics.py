@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from artifactproxy import __version__
-from artifactproxy.observe import metrics as module
+from artifactproxy.observe import words as module
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.metrics import SERIES, Metrics, Observations
 from artifactproxy.ports import Observer, Outcome
