@@ -74,6 +74,10 @@ class Gate:
             )
         if not caller.name:
             raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry, operation))
+        if not operation.repo:
+            raise Forbidden(
+                f"the token {caller.name} has no scope without a pattern: this page is about everything"
+            )
         if may(admitted.scopes, Operation(Right.READ, operation.repo, operation.name)):
             raise Forbidden(
                 f"the token {caller.name} does not include the right to {_does(operation.right)} here"
