@@ -45,6 +45,10 @@ class Shelf:
         self.rows[token.id] = token
         return True
 
+    async def adopt(self, tokens: Iterable[Token]) -> None:
+        self._reach()
+        self.rows |= {token.id: token for token in tokens}
+
     async def find(self, id_: str) -> Token | None:
         self.asked.append(id_)
         self._reach()
