@@ -105,7 +105,7 @@ class WebServer:
         self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
         # Siblings take no places away from clients.
         self._family = Listener(self._serve, self._refuse, self._report, limits)
-        entrance = login.Login(engine, self._gate, keys, clock)
+        entrance = login.Login(self._gate, keys, clock, self._takes_pushes)
         self._pages = Pages(
             *(engine, observer, self._gate, entrance),
             lambda: len(self._repositories.connections),
@@ -297,6 +297,9 @@ class WebServer:
         keep = bool(request.keep_alive) and not self._closing
         connection = cast("Connection", request.protocol)
         return Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+
+    def _takes_pushes(self) -> bool:
+        return any("PUT" in mount.provider.methods for mount in self._engine.mounts().values())
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         exchange.keep = False

@@ -225,3 +225,14 @@ async def test_without_tokens_there_is_no_login(rigs) -> None:
     rig = await rigs()
     assert (await rig.get("/v2/token")).status == 404
     assert (await rig.get("/v2/")).status == 200
+
+
+async def test_a_nobody_learns_of_no_repository(closed: World) -> None:
+    for target in ("/v2/zzz/app/manifests/latest", "/v2/zzz/a/b/blobs/sha256:0", "/v2/_catalog", "/v2/zzz"):
+        reply = await closed.rig.get(target)
+        assert reply.status == 401, target
+        assert reply.headers["www-authenticate"].startswith("Bearer realm=")
+    named = (await closed.rig.get("/v2/zzz/a/b/manifests/latest")).headers["www-authenticate"]
+    assert named.endswith(',scope="repository:zzz/a/b:pull"')
+    reply = await closed.get("/v2/zzz/app/manifests/latest", "admin")
+    assert (reply.status, json.loads(reply.body)["errors"][0]["code"]) == (404, "NAME_UNKNOWN")
