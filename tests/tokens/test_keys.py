@@ -117,6 +117,47 @@ async def test_what_was_looked_up_before_the_news_is_not_kept(house: House) -> N
     assert (await house.keys.caller_of(token)).why == "the token ci was revoked"
 
 
+async def test_a_crowd_with_one_token_asks_once(house: House) -> None:
+    token = await house.made()
+    gate, find = asyncio.Event(), house.shelf.find
+
+    async def slow(id_: str) -> Any:
+        await gate.wait()
+        return await find(id_)
+
+    house.shelf.find = slow  # type: ignore[method-assign]
+    crowd = [asyncio.create_task(house.keys.caller_of(token)) for _ in range(50)]
+    await asyncio.sleep(0)
+    crowd[0].cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    callers = await asyncio.gather(*crowd[1:])
+    assert {caller.name for caller in callers} == {"ci"}
+    assert len(house.shelf.asked) == 1
+    await house.keys.close()
+
+
+async def test_who_asks_after_a_revocation_does_not_get_what_was_asked_before(house: House) -> None:
+    token = await house.made()
+    gate, find = asyncio.Event(), house.shelf.find
+
+    async def slow(id_: str) -> Any:
+        row = await find(id_)
+        await gate.wait()
+        return row
+
+    house.shelf.find = slow  # type: ignore[method-assign]
+    early = asyncio.create_task(house.keys.caller_of(token))
+    await asyncio.sleep(0.01)
+    await house.desk.revoke("ci")
+    late = asyncio.create_task(house.keys.caller_of(token))
+    await asyncio.sleep(0.01)
+    gate.set()
+    assert (await late).why == "the token ci was revoked"
+    await early
+    await house.keys.close()
+
+
 async def test_an_expiry_needs_no_news(house: House) -> None:
     token = await house.made(seconds=60)
     assert (await house.keys.caller_of(token)).name == "ci"
