@@ -25,6 +25,7 @@ from artifactproxy.errors import Fault, IndexUnavailable
 from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes import writes
 from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
+from artifactproxy.indexes.hosting import SqliteHosting
 from artifactproxy.indexes.migrate import migrate, steps
 from artifactproxy.indexes.overview import check_pages, totals
 from artifactproxy.indexes.rows import after, entry_of, found_of, key_row, package_bounds
@@ -39,7 +40,7 @@ _CHUNK = 500  # rows a bulk write puts into one item, so that others get their t
 _PRAGMAS = "PRAGMA foreign_keys=ON", "PRAGMA mmap_size=268435456", "PRAGMA journal_size_limit=67108864"
 
 
-class SqliteIndex:
+class SqliteIndex(SqliteHosting):
     """Seconds and counts; `locals_` names the repositories whose blobs are never evictable.
 
     `owner` is the one process that marks the index unclean while it runs; others only look.
@@ -242,9 +243,12 @@ class SqliteIndex:
     async def condemned(self, before: float, limit: int) -> list[BlobRef]:
         return [BlobRef(*row) for row in await self._long_read(sql.CONDEMNED, (before, limit))]
 
-    async def bury(self, sha256s: Sequence[str]) -> None:
+    async def seize(self, sha256s: Sequence[str], at: float) -> list[str]:
+        return await self._writer.run(partial(writes.seize_blobs, sha256s=sha256s, at=at))
+
+    async def bury(self, sha256s: Sequence[str], *, seized: bool = False) -> None:
         for chunk in _chunks(sha256s):
-            await self._writer.run(partial(writes.bury_blobs, sha256s=chunk))
+            await self._writer.run(partial(writes.bury_blobs, sha256s=chunk, seized=seized))
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]:
         """Neither named by a row nor already on its way out."""

@@ -84,6 +84,20 @@ class Intake(Protocol):
         """Forget it; what was sent already goes. Never raises."""
 
 
+class Reception(Protocol):
+    """A put whose bytes come in order and once, from a source that can be made to wait. Nothing is
+    visible until `finish` returned; one of the two is always called, `abandon` after a failure too."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Returns when more may come. Raises `StoreUnavailable`, `Busy`."""
+
+    async def finish(self, ref: BlobRef) -> None:
+        """All of it was written, and is verified to be `ref`. Raises `StoreUnavailable`."""
+
+    async def abandon(self) -> None:
+        """Forget it. Never raises."""
+
+
 class BlobStore(Adapter, Protocol):
     """Bytes by content.
 
@@ -108,7 +122,9 @@ class BlobStore(Adapter, Protocol):
     None; an address is of a blob that is there now, for GET only, and ends by itself. B16 a store that is
     away (its network, its service, its credentials) raises `StoreAway`, also where it cannot tell; a put
     that ends so leaves the file at `path` to its owner, who tries again from it. B17 tidy finishes what
-    dead or failed puts left; called seldom, by one process.
+    dead or failed puts left; called seldom, by one process. B18 receive is optional help and may be None;
+    a `Reception` keeps B1 to B3, B11 and B12, writes nothing to a disk of this machine, and all of them
+    together hold no more than the store's bound: it is the source that waits.
     """
 
     async def put(self, ref: BlobRef, path: Path) -> None:
@@ -119,6 +135,9 @@ class BlobStore(Adapter, Protocol):
 
     async def begin(self, sha256: str, body: Growing) -> Intake | None:
         """Take in a body that is promised to hash to `sha256` while it arrives."""
+
+    async def receive(self, sha256: str, length: int | None) -> Reception | None:
+        """Take in a body that must hash to `sha256`, without a file; `length` None: not announced."""
 
     async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]: ...
 
@@ -244,7 +263,10 @@ class Ledger(Protocol):
     of first sight, since what an index said of it still stands. L8 named lists the blobs that rows
     or superseded bodies name, in order of their sha256; naming the rows that name one. L9 expire
     dates a use that lies more than a day ahead (the clock was set back since) to now. L10 of all who ask
-    for a `turn` of one name, in any process, at most one is told True within `every` seconds.
+    for a `turn` of one name, in any process, at most one is told True within `every` seconds. L11 seize
+    marks doomed blobs that are still unnamed as being deleted, and returns them: until `bury` with
+    `seized` nobody is allowed to hold them (`hosting.Hosting`), and a plain bury leaves them. L12 rows
+    and superseded bodies of local repositories stay when a blob is forgotten.
     """
 
     async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
@@ -273,7 +295,9 @@ class Ledger(Protocol):
 
     async def condemned(self, before: float, limit: int) -> list[BlobRef]: ...
 
-    async def bury(self, sha256s: Sequence[str]) -> None: ...
+    async def seize(self, sha256s: Sequence[str], at: float) -> list[str]: ...
+
+    async def bury(self, sha256s: Sequence[str], *, seized: bool = False) -> None: ...
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]: ...
 
