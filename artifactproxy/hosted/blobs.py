@@ -1,0 +1,140 @@
+"""Blobs of a registry: reading them, bringing them in whole, mounting them from another name.
+
+A blob is read only through a name that it was given to: pushed, or mounted.
+"""
+
+from __future__ import annotations
+
+from artifactproxy.engine.answer import Answer
+from artifactproxy.engine.receiving import Received
+from artifactproxy.errors import BlobMissing, BrokenPromise, StoreUnavailable
+from artifactproxy.hosted.kit import Call, Kit, empty, mount_of, route_of
+from artifactproxy.hosted.names import blob_key, digest_of, judge_name
+from artifactproxy.hosted.refusals import Refused, no_blob, other_bytes
+from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Header, Kind
+
+DIGEST_HEADER = "Docker-Content-Digest"
+
+
+class Blobs:
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    async def get(self, call: Call) -> Answer:
+        digest = call.target.reference
+        entry = await self._kit.held(blob_key(call.repo, call.name, digest))
+        if entry is None or entry.ref is None:
+            raise no_blob(digest)
+        if call.ask.method == "HEAD" and not await self._is_there(entry.ref):
+            raise no_blob(digest)  # whoever is about to push mends it
+        answer = await served(self._kit, call, entry, "pushed here")
+        answer.headers.append((DIGEST_HEADER, digest))
+        return answer
+
+    async def delete(self, call: Call) -> Answer:
+        digest = call.target.reference
+        if not await self._kit.hosting.withdraw([blob_key(call.repo, call.name, digest)]):
+            raise no_blob(digest)
+        return empty(call, 202, "deleted")
+
+    async def push(self, call: Call, digest: str) -> Answer:
+        """The whole body of one request. One that this name has is answered before it is read, if the
+        client waits for that, and else without a second look at its bytes."""
+        wanted = digest_of(digest)
+        entry = await self._kit.held(blob_key(call.repo, call.name, digest))
+        if entry is not None and entry.ref is not None and await self._is_there(entry.ref):
+            await self._read_past(call)
+            return self.created(call, digest, "it was here already")
+        received = await self.receive(call, wanted)
+        await self._kit.hosting.publish([self.row(call, digest, received.ref)], instead=[received.hold])
+        return self.created(call, digest, "pushed")
+
+    async def receive(self, call: Call, wanted: Digest) -> Received:
+        """The body of this request as a blob, not yet given to a name. Raises `Refused`."""
+        try:
+            return await self._kit.receiving.receive(
+                call.body.chunks(),
+                repo=call.repo,
+                name=call.name,
+                digests=(wanted,),
+                length=call.body.length,
+                most=self._kit.tools.limits.blob_bytes,
+            )
+        except BrokenPromise as fault:
+            self._kit.tools.observer.increment("integrity_failures", where="push")
+            raise other_bytes(fault) from fault
+
+    async def mount(self, call: Call, digest: str, source: str) -> Answer | None:
+        """Give this name a blob that another one has, without its bytes; None: push it."""
+        digest_of(digest)
+        try:
+            judge_name(source)
+        except Refused:
+            return None
+        entry = await self._kit.held(blob_key(call.repo, source, digest))
+        if entry is None or entry.ref is None or not await self._is_there(entry.ref):
+            return None
+        row = self.row(call, digest, entry.ref)
+        if await self._kit.hosting.publish([row], needs=[entry.key]) is not None:
+            return None
+        return self.created(call, digest, f"mounted from {source}")
+
+    def row(self, call: Call, digest: str, ref: BlobRef) -> CacheEntry:
+        return row_of(self._kit, blob_key(call.repo, call.name, digest), ref, digest)
+
+    def created(self, call: Call, digest: str, reason: str) -> Answer:
+        where: Header = ("Location", call.address(f"blobs/{digest}"))
+        return empty(call, 201, reason, where, (DIGEST_HEADER, digest))
+
+    async def _is_there(self, ref: BlobRef) -> bool:
+        """Whether the store has it. Not knowing raises: nothing is ever put over a good blob by mistake,
+        but a client that is told of a blob does not push it."""
+        return await self._kit.tools.store.size(ref.sha256) == ref.size
+
+    async def _read_past(self, call: Call) -> None:
+        if call.body.waits:
+            return
+        async for _ in call.body.chunks():
+            pass
+
+
+def row_of(
+    kit: Kit,
+    key: ArtifactKey,
+    ref: BlobRef,
+    digest: str,
+    *,
+    media_type: str = "application/octet-stream",
+    kind: Kind = Kind.ARTIFACT,
+    generation: int = 0,
+    purl: str = "",
+) -> CacheEntry:
+    """What was pushed, from now on."""
+    now = kit.tools.clock()
+    return CacheEntry(
+        key,
+        kind,
+        ref,
+        media_type=media_type,
+        etag=f'"{digest}"',
+        fetched_at=now,
+        checked_at=now,
+        first_seen=now,
+        last_used=now,
+        verified_by="digest",
+        generation=generation,
+        purl=purl,
+    )
+
+
+async def served(kit: Kit, call: Call, entry: CacheEntry, reason: str) -> Answer:
+    """A row from the store, with ranges, conditions, or the address of the store itself."""
+    try:
+        return await kit.shelf.held(mount_of(call.local), route_of(entry), call.ask, entry, reason, "hit")
+    except BlobMissing as missing:
+        kit.tools.observer.warning(
+            "pushed_blob_missing", repo=call.repo, path=call.name, sha256=missing.sha256
+        )
+        raise StoreUnavailable(
+            "the store has lost what was pushed; push it again", code="hollow", retry_after=None
+        ) from missing
