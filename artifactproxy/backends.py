@@ -31,6 +31,7 @@ from artifactproxy.ports import (
     Observer,
 )
 from artifactproxy.ports.checkup import Census, StoreSurvey
+from artifactproxy.ports.tokens import TokenStore
 from artifactproxy.rules.bulletin import CHANGED, keys_of
 from artifactproxy.stores.fs import FsStore
 from artifactproxy.stores.survey import FsSurvey
@@ -63,6 +64,9 @@ class Forgetful:
 
 class Index(MetadataIndex, Ledger, Intents, Protocol):
     """One class answers the requests, the janitor and the store."""
+
+    @property
+    def tokens(self) -> TokenStore: ...
 
 
 @dataclass(frozen=True, slots=True)

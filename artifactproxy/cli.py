@@ -25,6 +25,7 @@ from artifactproxy.backup.commands import backup, restore
 from artifactproxy.cli_checkup import fsck, scrub
 from artifactproxy.cli_health import health
 from artifactproxy.cli_s3 import s3_check
+from artifactproxy.cli_token import token
 from artifactproxy.errors import BadPath, ConfigError, Fault
 from artifactproxy.migrate.commands import migrate
 from artifactproxy.terminal import (
@@ -60,6 +61,7 @@ cli.add_command(scrub)
 cli.add_command(migrate)
 cli.add_command(s3_check)
 cli.add_command(health)
+cli.add_command(token)
 
 
 @cli.command()

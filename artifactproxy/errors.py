@@ -38,11 +38,34 @@ class BadPath(BadRequest):
     code = "bad_path"
 
 
+class Unauthorized(Fault):
+    """Nobody who may do this is known to ask: 401. `challenge` goes into `WWW-Authenticate`."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, detail: str, *, challenge: str = 'Basic realm="artifactproxy"') -> None:
+        super().__init__(detail)
+        self.challenge = challenge
+
+
+class Forbidden(Fault):
+    """Who asks may read this and not do that: 403."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotServed(Fault):
     """No such repository, or a path outside the provider's grammar: 404."""
 
     status = 404
     code = "not_served"
+
+
+def no_repository(repo: str) -> NotServed:
+    """Word for word the same for one that is not there and for one that the caller may not know of."""
+    return NotServed(f"there is no repository named {repo!r} here")
 
 
 class MethodRefused(Fault):

@@ -27,6 +27,7 @@ class Policy:
     max_artifact_bytes: int = 20 * 2**30
     max_index_bytes: int = 2**30
     private: bool = False  # upstream needs credentials: answers are `Cache-Control: private`
+    closed: bool = False  # and so are they where not everybody may read here
 
 
 @dataclass(frozen=True, slots=True)

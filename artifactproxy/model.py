@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Literal
 
 from artifactproxy.errors import Fault
@@ -67,14 +67,45 @@ class Span:
         return self.stop - self.start
 
 
+class Right(IntEnum):
+    """What one may do; each includes those before it. Tokens are given `read`, `push` or `admin`."""
+
+    READ = 1
+    PUSH = 2
+    DELETE = 3
+    ADMIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A right on what `pattern` covers: `REPOSITORY`, or `REPOSITORY/IMAGE`, with `*` in either."""
+
+    right: Right
+    pattern: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a request would do: judged on this, never on the spelling of its address.
+
+    `name` is the image inside a repository of containers, "" where the repository as a whole is meant.
+    No `repo` means the instance itself.
+    """
+
+    right: Right
+    repo: str = ""
+    name: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request, after the door: path judged, repository split off, headers lower-cased.
 
     `path` is the raw percent-encoded spelling after `/{repo}/`; `query` the raw text after `?`.
     `base` is the external address of the repository without a trailing slash, as this client
-    uses it. `caller` says who asked: a token's name or an address. `body` is what a relayed POST
-    brought along, as it was sent.
+    uses it. `caller` says who asked: a token's name or an address. `scopes` are what the caller may do,
+    judged at the front already; they are for whoever needs to know more (`rules.access.may`), and empty
+    where we ask ourselves. `body` is what a relayed POST brought along, as it was sent.
     """
 
     repo: str
@@ -85,6 +116,7 @@ class Ask:
     base: str = ""
     request_id: str = ""
     caller: str = ""
+    scopes: tuple[Scope, ...] = ()
     body: bytes = b""
 
 

@@ -154,13 +154,23 @@ class _Built:
     access: AccessRules
 
 
+def access_rules(config: Config) -> AccessRules:
+    """Raises ValueError."""
+    return AccessRules(
+        config.public_url,
+        config.trusted_proxies,
+        config.allowed_hosts,
+        open_reading=config.read == "open",
+    )
+
+
 def _build(config: Config) -> _Built:
     """Raises `ConfigError`."""
     try:
         return _Built(
             {name: wiring.mount(remote) for name, remote in config.remotes.items()},
             {name: wiring.way(remote) for name, remote in config.remotes.items()},
-            AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts),
+            access_rules(config),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

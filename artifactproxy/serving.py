@@ -22,8 +22,7 @@ from artifactproxy.errors import ConfigError
 from artifactproxy.observe.loopwatch import LoopWatch
 from artifactproxy.observe.metrics import Observations
 from artifactproxy.place import Place
-from artifactproxy.reload import Reload, Reread, Running, rejected, unpacked
-from artifactproxy.web.access import AccessRules
+from artifactproxy.reload import Reload, Reread, Running, access_rules, rejected, unpacked
 from artifactproxy.web.app import WebServer
 from artifactproxy.web.connection import CONNECTIONS_SHARE
 from artifactproxy.web.contract import Numbers
@@ -175,17 +174,21 @@ class _Serving:
         self._checks, self._rounds = wiring.checkup(engine, data, config)
         self._watch = LoopWatch(observations, blocked=config.limits.loop_blocked)
         self._watch.start()
+        self._keys, desk = wiring.tokens(engine, config)
         self.server = WebServer(
             engine,
             observations,
             config.limits,
-            AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts),
+            access_rules(config),
             certificate.context if certificate else None,
             via=wiring.VIA,
             checkup=self._checks,
             siblings=place.channel if place else None,
             reload=self._read_again,
             internal=_internal(config, engine, observations, place),
+            keys=self._keys,
+            tokens=desk,
+            clock=engine.parts.clock,
         )
         self.running = Running(config, engine, observations, self.server, certificate)
         self.reload: Callable[[], Awaitable[dict[str, Any]]] = Reload(self.running, None)
@@ -208,6 +211,7 @@ class _Serving:
         await self._rounds.close()
         await self.server.close()
         await self._checks.close()
+        await self._keys.close()
         self._watch.close()
 
 

@@ -29,6 +29,8 @@ from artifactproxy.ports import BlobStore, Clock
 from artifactproxy.ports.checkup import Census, StoreSurvey
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import Provider
+from artifactproxy.tokens.desk import Desk
+from artifactproxy.tokens.keys import Keys
 from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
 from artifactproxy.upstream.peers import PeerClient
 from artifactproxy.upstream.pool import tls_context
@@ -92,6 +94,7 @@ async def running(
                 bearable=BEARABLE if config.index is not None else BEARABLE - {"index"},
                 bulletin=bulletin,
                 redirect=kept.redirect,
+                tokens=index.tokens,
             )
         )
         stack.push_async_callback(engine.close, STORING_SECONDS)
@@ -148,6 +151,30 @@ async def offline(config: Config) -> AsyncIterator[Engine]:
     with closing(DataFolder(config.data)) as folder:
         async with running(config, folder=folder) as (engine, _, _):
             yield engine
+
+
+@asynccontextmanager
+async def token_desk(config: Config, clock: Clock = time.time) -> AsyncIterator[Desk]:
+    """Tokens without a server; nothing but the index is opened. An embedded one is locked meanwhile:
+    raises `StoreUnavailable` beside a running server."""
+    async with AsyncExitStack() as stack:
+        if config.index is None:
+            stack.enter_context(closing(DataFolder(config.data)))
+        observations = observe(config)
+        stack.callback(observations.close)
+        index, _ = await backends.open_index(
+            stack, config, config.data, observations, clock, owner=False, shared=False
+        )
+        yield Desk(index.tokens, clock)
+
+
+def tokens(engine: Engine, config: Config) -> tuple[Keys, Desk]:
+    """Who is believed here, and what makes and ends tokens."""
+    parts = engine.parts
+    assert parts.tokens is not None
+    pepper = config.cluster.secret if config.cluster is not None else ""
+    keys = Keys(parts.tokens, parts.clock, bulletin=parts.bulletin, pepper=pepper)
+    return keys, Desk(parts.tokens, parts.clock, keys)
 
 
 class _Mounted(Mapping[str, Provider]):

@@ -37,12 +37,13 @@ FLOORS: dict[str, frozenset[str]] = {
     "virtual": _ENGINE | {"engine"},
     "bundles": _ENGINE | {"engine"},
     "checkup": _ENGINE | {"engine"},
-    "web": _ENGINE | {"engine", "hosted", "virtual", "bundles", "checkup"},
+    "tokens": _ADAPTER,
+    "web": _ENGINE | {"engine", "hosted", "virtual", "bundles", "checkup", "tokens"},
 }
 """What a room may import besides itself. The top floor may import everything."""
 
 TOP = frozenset(
-    "__init__ __main__ backends backup channel cli cli_checkup cli_health cli_s3 config control datadir inspection life migrate place "
+    "__init__ __main__ backends backup channel cli cli_checkup cli_health cli_s3 cli_token config control datadir inspection life migrate place "
     "questions reload serving supervisor targets terminal wiring".split()
 )
 

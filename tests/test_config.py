@@ -258,7 +258,6 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("access: {read: token}", "access.read: token is not available in this version; use open"),
         ("store: {kind: gcs}", "store.kind: must be 'fs' or 's3'"),
         ("store: {kind: s3}", "store: kind: s3 needs a bucket"),
         ("store: {bucket: b}", "store: bucket belongs to kind: s3, not to kind: fs"),

@@ -35,7 +35,7 @@ def build(
     origins: PublicOrigins,
 ) -> Config:
     """Raises `ConfigError` with everything that is wrong, also what `problems` already holds."""
-    look = _Look(problems, env, providers, origins)
+    look = _Look(problems, env, providers, origins, closed=file.access.read != "open")
     remotes = {name: look.remote(name, written) for name, written in file.remotes.items()}
     chosen = remotes.get(file.oci_default) if file.oci_default is not None else None
     if file.oci_default is not None and (chosen is None or chosen.provider != "oci"):
@@ -94,6 +94,8 @@ class _Look:
     env: Mapping[str, str]
     providers: Providers
     origins: PublicOrigins
+    closed: bool
+    """Not everybody may read what is here."""
 
     def remote(self, name: str, written: schema.Remote) -> Remote:
         at: KeyPath = ("remotes", name)
@@ -112,7 +114,7 @@ class _Look:
             name=name,
             provider=provider,
             site=site,
-            policy=_policy(written, private=auth is not None),
+            policy=_policy(written, private=auth is not None, closed=self.closed),
             limits=_taken(RemoteLimits, written.limits),
             cold_ranges=written.cold_ranges,
             auth=auth,
@@ -268,7 +270,7 @@ def _others(kind: type[Any], written: schema.Section) -> dict[str, Any]:
     return {f.name: getattr(written, f.name) for f in fields(kind) if f.name != "url" and f.name in offered}
 
 
-def _policy(written: schema.Remote, *, private: bool) -> Policy:
+def _policy(written: schema.Remote, *, private: bool, closed: bool) -> Policy:
     named: dict[str, Any] = {
         f.name: getattr(written, f.name) for f in fields(Policy) if f.name in schema.Remote.model_fields
     }
@@ -277,4 +279,5 @@ def _policy(written: schema.Remote, *, private: bool) -> Policy:
         max_artifact_bytes=written.limits.max_artifact,
         max_index_bytes=written.limits.max_index,
         private=private,
+        closed=closed,
     )

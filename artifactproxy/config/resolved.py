@@ -96,7 +96,7 @@ class Config:
     public_url: str | None
     trusted_proxies: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
-    read: Literal["open"]
+    read: Literal["open", "token"]
     data: Path
     data_limit: int | None
     workers: int

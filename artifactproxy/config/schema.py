@@ -112,15 +112,6 @@ def _later(what: str, instead: str) -> BeforeValidator:
     return BeforeValidator(judge)
 
 
-def _only(offered: str, *, later: tuple[str, ...]) -> BeforeValidator:
-    def judge(written: object) -> object:
-        if written in later:
-            raise _refusal(f"{written} is not available in this version; use {offered}")
-        return written
-
-    return BeforeValidator(judge)
-
-
 Size = Annotated[int, BeforeValidator(units.parse_size), PlainSerializer(units.show_size)]
 Duration = Annotated[float, BeforeValidator(units.parse_duration), PlainSerializer(units.show_duration)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
@@ -225,7 +216,7 @@ class Tls(Section):
 
 
 class Access(Section):
-    read: Annotated[Literal["open"], _only("open", later=("token",))] = "open"
+    read: Literal["open", "token"] = "open"
 
 
 class Kinded(Section):

@@ -16,6 +16,7 @@ from artifactproxy.errors import (
     StoreAway,
     StoreUnavailable,
     UpstreamAbsent,
+    no_repository,
 )
 from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Digest, Found, Kind, Promise, Reply, Route
 
@@ -34,7 +35,7 @@ class Again:
         held again, else raises the `Fault` that says why it is not. `caller` is named in the log."""
         mount = self._mounts.get(key.repo)
         if mount is None:
-            raise NotServed(f"there is no repository named {key.repo!r} here")
+            raise no_repository(key.repo)
         if mount.policy.offline:
             raise OfflineMiss("the remote is offline")
         route = _route(mount, key, lost.media_type if lost else "")

@@ -14,7 +14,7 @@ from artifactproxy.engine.fills import FillTable
 from artifactproxy.engine.janitor import Janitor
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.terms import Tools
-from artifactproxy.errors import BadRequest, Fault, NotServed
+from artifactproxy.errors import BadRequest, Fault, no_repository
 from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Kind, Reply
 from artifactproxy.ports import Bulletin, Outcome
 from artifactproxy.rules.bulletin import CHANGED, EVERYTHING, changed
@@ -136,7 +136,7 @@ class Desk:
     def _mount(self, repo: str) -> Mount:
         mount = self._mounts.get(repo)
         if mount is None:
-            raise NotServed(f"there is no repository named {repo!r} here")
+            raise no_repository(repo)
         return mount
 
 

@@ -45,6 +45,7 @@ from artifactproxy.ports import (
     Outcome,
     Upstream,
 )
+from artifactproxy.ports.tokens import TokenStore
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.digests import Hasher, algorithms
 
@@ -75,6 +76,8 @@ class Parts:
     redirect: Redirect | None = None
     truth: BlobStore | None = None
     """The store past all copies of it; None: it keeps none."""
+    tokens: TokenStore | None = None
+    """Not for the engine: what decides who may ask it lies in the same index."""
 
     def adapters(self) -> dict[str, Adapter]:
         """What this process can lose while it runs."""

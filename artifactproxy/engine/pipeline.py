@@ -39,12 +39,12 @@ from artifactproxy.errors import (
     Fault,
     IndexUnavailable,
     MethodRefused,
-    NotServed,
     OfflineMiss,
     StoreAway,
     StoreFull,
     StoreUnavailable,
     UpstreamFault,
+    no_repository,
 )
 from artifactproxy.model import (
     ArtifactKey,
@@ -130,7 +130,7 @@ class Pipeline:
         """Raises `NotServed` for an unknown repository, and what `classify` raises."""
         mount = self._mounts.get(ask.repo)
         if mount is None:
-            raise NotServed(f"there is no repository named {ask.repo!r} here")
+            raise no_repository(ask.repo)
         if ask.method not in mount.provider.methods:
             raise MethodRefused("this repository can only be read")
         if ask.method not in ("GET", "HEAD"):

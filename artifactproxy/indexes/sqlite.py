@@ -29,6 +29,7 @@ from artifactproxy.indexes.hosting import SqliteHosting
 from artifactproxy.indexes.migrate import migrate, steps
 from artifactproxy.indexes.overview import check_pages, totals
 from artifactproxy.indexes.rows import after, entry_of, found_of, key_row, package_bounds
+from artifactproxy.indexes.tokens import SqliteTokens
 from artifactproxy.indexes.writer import Work, Writer
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
 from artifactproxy.ports import Clock, Intent, Totals, Use
@@ -80,6 +81,7 @@ class SqliteIndex(SqliteHosting):
         self._reads: sqlite3.Connection | None = None
         self._damage = False
         self._file: os.stat_result | None = None
+        self.tokens = SqliteTokens(self._write, self._read, self._long_read)
 
     async def start(self) -> None:
         """Open, migrate, and mark as in use. Raises `IndexUnavailable` with what to do."""
@@ -353,6 +355,9 @@ class SqliteIndex(SqliteHosting):
             return self._file is None or os.path.samestat(self._file, self._path.stat())
         except OSError:
             return False
+
+    async def _write(self, work: Work[_T]) -> _T:
+        return await self._writer.run(work)
 
     async def _long_read(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         return await self._long(lambda db: db.execute(statement, parameters).fetchall())

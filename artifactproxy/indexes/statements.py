@@ -205,6 +205,8 @@ SALVAGED_COLUMNS = {
     "uses": ("hour", "caller", "repo", "purl", "sha256", "requests", "bytes"),
     "locals": ("repo",),
     "uploads": ("id", "repo", "name", "caller", "size", "parts", "started", "touched"),
+    "tokens": ("id", "name", "fingerprint", "scopes", "created", "expires", "revoked", "used"),
+    "seals": ("name", "value"),
     "counters": ("name", "value"),
 }
 """Every table with its columns, in the order in which they are worth most."""
@@ -287,6 +289,25 @@ STRAYS = (
     " AND e.fetched_at < ?1 AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.id = substr(e.variant, 6, 32))"
     " ORDER BY e.fetched_at LIMIT ?2"
 )
+
+# --- tokens ---------------------------------------------------------------------------------
+
+TOKEN_COLUMNS = ("id", "name", "fingerprint", "scopes", "created", "expires", "revoked", "used")
+_TOKEN = ", ".join(TOKEN_COLUMNS)
+TOKEN = f"SELECT {_TOKEN} FROM tokens WHERE id = ?1"
+TOKENS = f"SELECT {_TOKEN} FROM tokens ORDER BY name, created"
+# The casts are for PostgreSQL, which would take these for texts.
+ADD_TOKEN = (
+    f"INSERT INTO tokens ({_TOKEN}) SELECT ?1, ?2, ?3, ?4, CAST(?5 AS DOUBLE PRECISION),"
+    " CAST(?6 AS DOUBLE PRECISION), CAST(?7 AS DOUBLE PRECISION), CAST(?8 AS DOUBLE PRECISION)"
+    " WHERE NOT EXISTS (SELECT 1 FROM tokens t WHERE t.name = ?2 AND t.revoked IS NULL"
+    " AND (t.expires IS NULL OR t.expires > CAST(?5 AS DOUBLE PRECISION)))"
+)
+FORGET_TOKENS = "DELETE FROM tokens WHERE revoked < ?1 OR expires < ?1"
+REVOKE = f"UPDATE tokens SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL RETURNING {_TOKEN}"
+NOTE_USE = "UPDATE tokens SET used = ?2 WHERE id = ?1 AND (used IS NULL OR used < ?2)"
+PROPOSE_SEAL = "INSERT INTO seals (name, value) VALUES ('tickets', ?1) ON CONFLICT (name) DO NOTHING"
+SEAL = "SELECT value FROM seals WHERE name = 'tickets'"
 
 # --- life -----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import BinaryIO, ClassVar
 from urllib.parse import urlsplit
 
 from artifactproxy.errors import Fault
-from artifactproxy.model import Ask, Promise, Rendered, Reply, Route, View
+from artifactproxy.model import Ask, Operation, Promise, Rendered, Reply, Right, Route, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,11 @@ class Provider:
         default). Host names come from `origin_of`, never from this repository."""
         del origin_of
         return None
+
+    def operation(self, ask: Ask) -> Operation:
+        """What this request would do, for the judgement whether its caller may; asked before `classify`,
+        for any of `methods`, and never raises. What is relayed (a search, an audit) is read."""
+        return Operation(Right.READ, ask.repo)
 
     def classify(self, ask: Ask) -> Route | Reply:
         """Raises `BadPath`, `NotServed`, `MethodRefused` or `Blocked`, nothing else."""

@@ -17,6 +17,9 @@ PAUSE: Final = "pause"
 BREAKER: Final = "breaker"
 """Topic: an origin does not answer, for so many seconds; with 0 it does again."""
 
+TOKENS: Final = "tokens"
+"""Topic: what is known of the token with this id is old."""
+
 EVERYTHING: Final = "[]"
 KEYS_MAX: Final = 1000
 _FIELD_MAX = 10_000  # characters

@@ -197,11 +197,12 @@ def client_cache_control(entry: CacheEntry, policy: Policy, now: float) -> str:
     """The `Cache-Control` we send with a row, or with one whose body still arrives: for ever, or
     what is left of its freshness, up to five minutes. Absences are not remembered further down."""
     absent = entry.status in (404, 410)
+    private = policy.private or policy.closed
     if entry.kind is Kind.ARTIFACT and not absent:
-        return f"{'private' if policy.private else 'public'}, max-age=31536000, immutable"
+        return f"{'private' if private else 'public'}, max-age=31536000, immutable"
     left = 0.0 if absent else fresh_for(entry, now)
     seconds = int(_CLIENT_MAX_AGE if left is None else min(max(left, 0.0), _CLIENT_MAX_AGE))
-    return f"private, max-age={seconds}" if policy.private else f"max-age={seconds}"
+    return f"private, max-age={seconds}" if private else f"max-age={seconds}"
 
 
 def _age(entry: CacheEntry, now: float) -> float:

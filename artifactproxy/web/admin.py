@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from numbers import Real
 from typing import Any
 from urllib.parse import parse_qs
 
-from artifactproxy.engine.answer import Answer, Bytes
-from artifactproxy.errors import NotServed
-from artifactproxy.ports import Outcome
+from artifactproxy.engine.answer import Answer
+from artifactproxy.engine.mounts import Mount
+from artifactproxy.errors import NotServed, Unauthorized
+from artifactproxy.model import Operation, Right
+from artifactproxy.rules.access import may_see
 from artifactproxy.rules.addresses import address_of
 from artifactproxy.web import setup
-from artifactproxy.web.access import AccessRules
+from artifactproxy.web.answers import bytes_answer, json_answer, text_answer
 from artifactproxy.web.contract import EngineLike, SiblingsLike, WebObserver
 from artifactproxy.web.door import Entry
+from artifactproxy.web.gate import Admitted, Gate
+from artifactproxy.web.login import SEGMENT, Login
 
 READINESS_SECONDS = 5.0
-PLAIN = "text/plain; charset=utf-8"
-_JSON = "application/json"
 
 QUIET = frozenset({"livez", "readyz", "metrics", "favicon.ico", "robots.txt"})
 
-_Page = Callable[[Entry], Awaitable[Answer]]
+_Page = Callable[[Entry, Admitted], Awaitable[Answer]]
 
 
 class Pages:
@@ -34,14 +35,16 @@ class Pages:
         self,
         engine: EngineLike,
         observer: WebObserver,
-        access: AccessRules,
+        gate: Gate,
+        login: Login,
         connections: Callable[[], int],
         *,
         siblings: SiblingsLike | None = None,
     ) -> None:
         self._engine = engine
         self._observer = observer
-        self.access = access
+        self._gate = gate
+        self._login = login
         self._connections = connections
         self._siblings = siblings
         self.draining = False
@@ -54,28 +57,37 @@ class Pages:
             "robots.txt": self._robots,
         }
 
-    async def answer(self, entry: Entry) -> Answer:
+    async def answer(self, entry: Entry, admitted: Admitted, body: bytes = b"") -> Answer:
         """Raises `NotServed` for a reserved name without a page."""
         name, path, *_ = entry.address
+        if name == SEGMENT:
+            return await self._login.answer(entry, admitted, body)
         page = self._pages.get(name)
         if page is None or (path and name != "setup"):
             raise NotServed("there is no such page")
-        return await page(entry)
+        return await page(entry, admitted)
 
-    async def _index(self, entry: Entry) -> Answer:
+    async def _index(self, entry: Entry, admitted: Admitted) -> Answer:
         lines = [
             f"{entry.visit.root}/{name}/  ({mount.provider.name})"
-            for name, mount in sorted(self._engine.mounts().items())
+            for name, mount in sorted(self._seen(admitted).items())
         ]
         return text_answer("\n".join([*lines, f"{entry.visit.root}/setup", ""]))
 
-    async def _livez(self, entry: Entry) -> Answer:
-        del entry
+    def _seen(self, admitted: Admitted) -> dict[str, Mount]:
+        """What this caller may know of. Raises `Unauthorized` where a nobody may know of nothing."""
+        if not admitted.scopes:
+            raise Unauthorized(admitted.caller.why or "this needs a token")
+        mounts = self._engine.mounts().items()
+        return {name: mount for name, mount in mounts if may_see(admitted.scopes, name)}
+
+    async def _livez(self, entry: Entry, admitted: Admitted) -> Answer:
+        del entry, admitted
         return text_answer("ok\n")
 
-    async def _readyz(self, entry: Entry) -> Answer:
+    async def _readyz(self, entry: Entry, admitted: Admitted) -> Answer:
         """Whether requests should come here: what is degraded but bearable is told and answered 200."""
-        del entry
+        del entry, admitted
         found, ready = await self._looked()
         return json_answer(found, 200 if ready else 503)
 
@@ -97,16 +109,17 @@ class Pages:
             found["server"] = "draining"
         return found, readiness.ready and not self.draining
 
-    async def _metrics(self, entry: Entry) -> Answer:
-        self.access.judge_admin(entry.visit)
+    async def _metrics(self, entry: Entry, admitted: Admitted) -> Answer:
+        self._gate.access.judge_admin(entry.visit)
+        self._gate.judge(admitted, Operation(Right.READ), entry)
         self.note_states()
         media_type = "text/plain; version=0.0.4; charset=utf-8"
         if self._siblings is None:
-            return _answer(200, self._observer.exposition(), media_type)
+            return bytes_answer(200, self._observer.exposition(), media_type)
         # What is shown is what the siblings keep for us: after our end nothing may go down.
         mine = self._observer.numbers()
         others = await self._siblings.numbers(mine)
-        return _answer(200, self._observer.exposition([mine, *others]), media_type)
+        return bytes_answer(200, self._observer.exposition([mine, *others]), media_type)
 
     def note_states(self) -> None:
         """Bring the gauges up to date."""
@@ -118,8 +131,8 @@ class Pages:
                 for label, number in value.items():
                     self._observer.gauge(name, float(number), label=str(label))
 
-    async def _setup(self, entry: Entry) -> Answer:
-        mounts, root = self._engine.mounts(), entry.visit.root
+    async def _setup(self, entry: Entry, admitted: Admitted) -> Answer:
+        mounts, root = self._seen(admitted), entry.visit.root
         client = entry.address.path.rstrip("/")
         if not client:
             return text_answer(setup.list_clients(mounts, root))
@@ -127,19 +140,6 @@ class Pages:
         only = address_of(f"/{chosen}") if chosen else None
         return text_answer(setup.client_text(mounts, client, root, only))
 
-    async def _robots(self, entry: Entry) -> Answer:
-        del entry
+    async def _robots(self, entry: Entry, admitted: Admitted) -> Answer:
+        del entry, admitted
         return text_answer("User-agent: *\nDisallow: /\n")
-
-
-def text_answer(text: str) -> Answer:
-    return _answer(200, text.encode(), PLAIN)
-
-
-def json_answer(value: object, status: int = 200) -> Answer:
-    return _answer(status, json.dumps(value, indent=1, default=str).encode() + b"\n", _JSON)
-
-
-def _answer(status: int, body: bytes, media_type: str) -> Answer:
-    headers = [("Content-Type", media_type), ("Cache-Control", "no-store")]
-    return Answer(status, headers, Bytes(body), Outcome("request", result="local"))

@@ -1,7 +1,6 @@
-"""The web floor's front: a request comes in through the door, one answer goes out.
+"""The web server: listeners, and for each request one answer.
 
-No router and no middleware: the first segment of the judged path says who answers. Everything
-that can go wrong before the first byte becomes a page here; afterwards `respond.py` resets.
+Everything that can go wrong before the first byte becomes a page here; afterwards `respond.py` resets.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import itertools
 import secrets
 import socket
 import ssl as tls
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,24 +23,30 @@ from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import BadRequest, Busy, Fault, HeadSlow, MethodRefused
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask
+from artifactproxy.ports import Clock
 from artifactproxy.providers._base import Page
-from artifactproxy.rules.paths import RESERVED
-from artifactproxy.web import sockets
+from artifactproxy.web import login, sockets
 from artifactproxy.web.access import AccessRules
-from artifactproxy.web.admin import QUIET, Pages
-from artifactproxy.web.bodies import Bodies, drained
+from artifactproxy.web.admin import Pages
 from artifactproxy.web.connection import CLOSED, ClientGone, Connection, Listener, descriptors, parser_name
-from artifactproxy.web.contract import CheckupLike, EngineLike, Numbers, SiblingsLike, WebObserver
+from artifactproxy.web.contract import (
+    CheckupLike,
+    EngineLike,
+    KeysLike,
+    Numbers,
+    SiblingsLike,
+    TokenDeskLike,
+    WebObserver,
+)
 from artifactproxy.web.control import Control, Reload
-from artifactproxy.web.door import Door, Entry
+from artifactproxy.web.door import Door
 from artifactproxy.web.faults import error_answer, plain_page
+from artifactproxy.web.front import Front, TurnedAway
+from artifactproxy.web.gate import Gate
 from artifactproxy.web.head import SERVER
-from artifactproxy.web.internal import FIRST_SEGMENT, Internal
+from artifactproxy.web.internal import Internal
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
-from artifactproxy.web.setup import judge_format
 
-READING = frozenset({"GET", "HEAD"})
-RELAYING = READING | {"POST"}  # all that any provider may be asked about
 MOMENT = 0.1
 _POLL = 0.02
 
@@ -50,11 +55,6 @@ _UNREAD: dict[int, Callable[[], Fault]] = {
     400: lambda: BadRequest("the request is not well-formed HTTP/1.1"),
     408: lambda: HeadSlow("the request did not arrive in time"),
 }
-
-
-class _TurnedAway(Exception):
-    """A client that came while we listen for processes that follow us only. Without an answer, as if
-    nobody listened: balancers then ask another replica."""
 
 
 _Route = Callable[[web.BaseRequest, Exchange], Awaitable[Answer]]
@@ -80,6 +80,9 @@ class WebServer:
         siblings: SiblingsLike | None = None,
         reload: Reload | None = None,
         internal: Internal | None = None,
+        keys: KeysLike | None = None,
+        tokens: TokenDeskLike | None = None,
+        clock: Clock = time.time,
     ) -> None:
         self._engine = engine
         self._internal = internal
@@ -87,7 +90,7 @@ class WebServer:
         self._limits = limits
         self._ssl = ssl
         self._door = Door(limits, access, via)
-        self._bodies = Bodies(limits)
+        self._gate = Gate(access, keys)
         self._closing = False
         self._clients: set[Connection] = set()  # who was there when we began to close
         prefix = secrets.token_hex(4)
@@ -102,11 +105,23 @@ class WebServer:
         self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
         # Siblings take no places away from clients.
         self._family = Listener(self._serve, self._refuse, self._report, limits)
+        entrance = login.Login(engine, self._gate, keys, clock)
         self._pages = Pages(
-            engine, observer, access, lambda: len(self._repositories.connections), siblings=siblings
+            *(engine, observer, self._gate, entrance),
+            lambda: len(self._repositories.connections),
+            siblings=siblings,
+        )
+        self._front = Front(
+            *(engine, limits, self._door, self._gate, self._pages),
+            internal=internal,
+            is_turned_away=lambda connection: self._closing and connection not in self._clients,
         )
         self._control = Control(
-            *(engine, access, checkup), siblings=siblings, reload=reload, ready=self._pages.readiness
+            *(engine, access, checkup),
+            siblings=siblings,
+            reload=reload,
+            ready=self._pages.readiness,
+            tokens=tokens,
         )
 
     async def start(
@@ -177,7 +192,7 @@ class WebServer:
 
     def admit(self, access: AccessRules) -> None:
         """Judge by these rules from the next request on."""
-        self._door.access = self._pages.access = self._control.access = access
+        self._door.access = self._gate.access = self._control.access = access
 
     async def explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The command of that name, as far as this process knows. Raises `Fault`."""
@@ -244,7 +259,7 @@ class WebServer:
         return busy
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._exchange(request, self._answer, self._page)
+        return await self._exchange(request, self._front.answer, self._front.page)
 
     async def _serve_command(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self._exchange(request, self._command, self._control.page)
@@ -256,7 +271,7 @@ class WebServer:
         try:
             try:
                 return await exchange.send(await route(request, exchange))
-            except _TurnedAway:
+            except TurnedAway:
                 exchange.abandon()
                 return CLOSED
             except Fault as fault:
@@ -274,7 +289,7 @@ class WebServer:
             raise
         finally:
             if exchange.ask.body:
-                self._bodies.give_back(len(exchange.ask.body))
+                self._front.bodies.give_back(len(exchange.ask.body))
             exchange.finish()
 
     def _new_exchange(self, request: web.BaseRequest) -> Exchange:
@@ -282,58 +297,6 @@ class WebServer:
         keep = bool(request.keep_alive) and not self._closing
         connection = cast("Connection", request.protocol)
         return Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
-
-    async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
-        entry = self._door.judge(request, exchange.connection)
-        address, method = entry.address, exchange.line.method
-        exchange.ask = self._ask(entry, exchange)
-        if "upgrade" in entry.headers:
-            # Declined; what aiohttp's parser has read behind such a request it may forget.
-            exchange.keep = False
-        if "x-request-id" in entry.headers:
-            exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
-        if address.repo == FIRST_SEGMENT and self._internal is not None:
-            exchange.internal = True
-            return await self._internal.answer(entry, method)
-        if address.format:
-            judge_format(address, self._engine.mounts())
-        if method not in READING:
-            self._judge_method(method, address.repo)
-            body = await self._bodies.take(request, entry.headers, exchange.go_on)
-            exchange.ask = replace(exchange.ask, body=body)
-        elif request.can_read_body and not await drained(request, entry.headers, self._limits.lingering):
-            exchange.keep = False
-        if not address.repo or address.repo in RESERVED:
-            exchange.quiet = address.repo in QUIET
-            return await self._pages.answer(entry)
-        if self._closing and method in READING and exchange.connection not in self._clients:
-            raise _TurnedAway
-        answer = await self._engine.handle(exchange.ask)
-        if "x-request-id" in entry.headers:
-            answer.outcome.extra["client_request_id"] = exchange.outcome.extra["client_request_id"]
-        exchange.outcome = answer.outcome
-        return answer
-
-    def _judge_method(self, method: str, repo: str) -> None:
-        """Anything but reading is for repositories whose provider relays it."""
-        mount = self._engine.mounts().get(repo)
-        methods = mount.provider.methods & RELAYING if mount else READING
-        if method not in methods:
-            what = "this repository can only be read" if mount else "this method is not answered here"
-            raise MethodRefused(what, allow=", ".join(sorted(methods)))
-
-    def _ask(self, entry: Entry, exchange: Exchange) -> Ask:
-        (repo, path, query, prefix, _), visit = entry.address, entry.visit
-        return Ask(
-            repo=repo,
-            path=path,
-            method=exchange.line.method,
-            query=query,
-            headers=entry.headers,
-            base=f"{visit.root}{prefix}/{repo}",
-            request_id=exchange.line.request_id,
-            caller=visit.caller,
-        )
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         exchange.keep = False
@@ -350,9 +313,6 @@ class WebServer:
             exchange.report_bug("error_page_failed", error)
             body = plain_page(fault)
         return error_answer(fault, body, exchange.outcome)
-
-    def _page(self, fault: Fault, ask: Ask) -> Page:
-        return self._engine.problem(fault, ask) if ask.repo else plain_page(fault)
 
     def _refuse(self, connection: Connection, status: int) -> None:
         """Answer what aiohttp's parser refused."""

@@ -9,9 +9,10 @@ from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.degrade import Readiness
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.errors import Fault
-from artifactproxy.model import Ask
+from artifactproxy.model import Ask, Right
 from artifactproxy.ports import Observer
 from artifactproxy.providers._base import Page
+from artifactproxy.tokens.keys import Caller
 
 Numbers = dict[str, Any]
 """What one process has counted, as JSON values."""
@@ -52,6 +53,26 @@ class CheckupLike(Protocol):
 
     def scrub(self, *, rate: int | None) -> AsyncIterator[dict[str, Any]]:
         """`rate` in bytes a second; None: as fast as the disk gives."""
+
+
+class KeysLike(Protocol):
+    """Who is believed."""
+
+    async def caller_of(self, secret: str) -> Caller:
+        """Raises `IndexUnavailable`."""
+
+    async def ticket_for(self, caller: Caller, most: Right) -> str:
+        """What serves instead of the token for `TICKET_SECONDS`. Raises `IndexUnavailable`."""
+
+
+class TokenDeskLike(Protocol):
+    """Making and ending tokens. Raises `Fault`."""
+
+    async def create(self, name: str, scopes: Sequence[str], seconds: float | None) -> dict[str, Any]: ...
+
+    async def list(self) -> dict[str, Any]: ...
+
+    async def revoke(self, name: str) -> dict[str, Any]: ...
 
 
 class WebObserver(Observer, Protocol):

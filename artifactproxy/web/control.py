@@ -1,7 +1,8 @@
 """Commands for the running server, as JSON over its Unix socket; the file's mode is the access rule.
 
 `POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`,
-`GET /ready`, `POST /reload`.
+`GET /ready`, `POST /reload`, `POST /token/create {name, scopes, seconds}`, `GET /token/list`,
+`POST /token/revoke {name}`.
 `POST /fsck {full, repair}` and `POST /scrub {rate}` answer line by line while they work; a failure after
 the first line is a line of its own: `{"failed": "..."}`.
 """
@@ -24,8 +25,8 @@ from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.addresses import written
 from artifactproxy.web.access import AccessRules
-from artifactproxy.web.admin import json_answer
-from artifactproxy.web.contract import CheckupLike, EngineLike, SiblingsLike
+from artifactproxy.web.answers import json_answer
+from artifactproxy.web.contract import CheckupLike, EngineLike, SiblingsLike, TokenDeskLike
 
 BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
@@ -57,6 +58,7 @@ class Control:
         siblings: SiblingsLike | None = None,
         reload: Reload | None = None,
         ready: Ready | None = None,
+        tokens: TokenDeskLike | None = None,
     ) -> None:
         self._engine = engine
         self.access = access
@@ -64,6 +66,7 @@ class Control:
         self._siblings = siblings
         self._reload = reload
         self._readiness = ready
+        self._tokens = tokens
         self._streams: dict[str, _Stream] = {"fsck": self._fsck, "scrub": self._scrub} if checkup else {}
         self._commands: dict[str, tuple[str, _Command]] = {
             "ping": ("GET", self._ping),
@@ -73,6 +76,9 @@ class Control:
             "purge": ("POST", self._purge),
             "gc": ("POST", self._gc),
             "reload": ("POST", self._read_again),
+            "token/create": ("POST", self._create_token),
+            "token/list": ("GET", self._list_tokens),
+            "token/revoke": ("POST", self._revoke_token),
         }
 
     async def answer(self, request: web.BaseRequest) -> Answer:
@@ -144,6 +150,26 @@ class Control:
 
     async def _gc(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return await self._engine.gc(run=_flag(arguments, "run"))
+
+    async def _create_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        scopes, seconds = arguments.get("scopes"), arguments.get("seconds")
+        if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+            raise BadRequest("scopes is a list of texts")
+        if seconds is not None and type(seconds) not in (int, float):
+            raise BadRequest("seconds is a number")
+        return await self._desk().create(_text(arguments, "name"), scopes, seconds)
+
+    async def _list_tokens(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        del arguments
+        return await self._desk().list()
+
+    async def _revoke_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return await self._desk().revoke(_text(arguments, "name"))
+
+    def _desk(self) -> TokenDeskLike:
+        if self._tokens is None:
+            raise NotServed("there are no tokens here")
+        return self._tokens
 
     def _fsck(self, arguments: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         if self._checkup is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from artifactproxy.engine.answer import Answer, Bytes
-from artifactproxy.errors import BadRange, Fault, MethodRefused, UpstreamAbsent, UpstreamFault
+from artifactproxy.errors import BadRange, Fault, MethodRefused, Unauthorized, UpstreamAbsent, UpstreamFault
 from artifactproxy.model import Header
 from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page
@@ -25,6 +25,8 @@ def error_answer(fault: Fault, page: Page, outcome: Outcome) -> Answer:
         headers.append(("Content-Range", f"bytes */{fault.size}"))
     if isinstance(fault, MethodRefused):
         headers.append(("Allow", fault.allow))
+    if isinstance(fault, Unauthorized):
+        headers.append(("WWW-Authenticate", safe_header(fault.challenge)))
     outcome.result = "absent" if isinstance(fault, UpstreamAbsent) else "error"
     outcome.error = fault.code
     outcome.reason = outcome.reason or fault.detail

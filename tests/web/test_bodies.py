@@ -23,10 +23,10 @@ async def rig(rigs):
     rig.engine.give("post/next", lambda: Bytes(b"next"))
     yield rig
     for _ in range(50):
-        if not rig.server._bodies.held:
+        if not rig.server._front.bodies.held:
             break
         await asyncio.sleep(0.02)
-    assert rig.server._bodies.held == 0
+    assert rig.server._front.bodies.held == 0
 
 
 def _length(body: bytes) -> bytes:
@@ -171,10 +171,10 @@ async def test_a_client_that_leaves_midway_leaves_nothing_behind(rig) -> None:
     client = await rig.connect()
     await client.send(P + b"Content-Length: 50000\r\n\r\n" + b"x" * 20_000)
     for _ in range(100):
-        if rig.server._bodies.held:
+        if rig.server._front.bodies.held:
             break
         await asyncio.sleep(0.01)
-    assert rig.server._bodies.held == 20_000
+    assert rig.server._front.bodies.held == 20_000
     client.reset()
     outcome = await rig.watch.last()
     assert outcome.error == "client_left"

@@ -31,6 +31,7 @@ from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.indexes.postgres.recorder import Recorder
 from artifactproxy.indexes.postgres.teaching import Teaching
 from artifactproxy.indexes.postgres.text import digest_of, pack, unpack, unpacked
+from artifactproxy.indexes.postgres.tokens import PostgresTokens
 from artifactproxy.indexes.postgres.watch import Watch
 from artifactproxy.indexes.rows import after, found_of, package_bounds
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
@@ -80,6 +81,7 @@ class PostgresIndex(PostgresHosting):
         self._recorder = Recorder(self._record)
         self._writes: set[asyncio.Task[Any]] = set()
         self._is_open = False
+        self.tokens = PostgresTokens(self._write, self._database.read, self._long_read)
 
     async def start(self) -> None:
         """Connect, migrate, and begin to hear of changes. Raises `IndexUnavailable` with what to do;

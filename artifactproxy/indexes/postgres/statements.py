@@ -24,7 +24,12 @@ _PROMISE = ("key", *shared.PROMISE_COLUMNS)
 
 def pg(text: str) -> str:
     """A shared text; where it means a row by its `id`, that is its key here."""
-    return re.sub(r"\?(\d+)", r"$\1", re.sub(r"\bid\b", "key", text))
+    return _numbered(re.sub(r"\bid\b", "key", text))
+
+
+def _numbered(text: str) -> str:
+    """Parameters as PostgreSQL writes them."""
+    return re.sub(r"\?(\d+)", r"$\1", text)
 
 
 def _columns(names: tuple[str, ...], table: str) -> str:
@@ -281,6 +286,18 @@ STRAYS = (
     " ORDER BY e.fetched_at LIMIT $2"
 )
 
+# --- tokens ---------------------------------------------------------------------------------
+
+HOLD_TOKENS = "LOCK TABLE tokens IN SHARE ROW EXCLUSIVE MODE"
+TOKEN = _numbered(shared.TOKEN)
+ALL_TOKENS = shared.TOKENS
+ADD_TOKEN = _numbered(shared.ADD_TOKEN)
+FORGET_TOKENS = _numbered(shared.FORGET_TOKENS)
+REVOKE = _numbered(shared.REVOKE)
+NOTE_USE = _numbered(shared.NOTE_USE)
+PROPOSE_SEAL = _numbered(shared.PROPOSE_SEAL)
+SEAL = shared.SEAL
+
 # --- for the checker ------------------------------------------------------------------------
 
 _HELD = (
@@ -308,6 +325,7 @@ PRESENT = (
 )
 TABLES = (
     "entries", "promises", "blobs", "superseded", "uses", "locals", "turns", "intents", "uploads", "changes",
+    "tokens", "seals",
 )  # fmt: skip
 INVALID_INDEXES = (
     "SELECT format('the index %s is not valid: run REINDEX INDEX %s', c.relname, c.relname) FROM pg_index i"

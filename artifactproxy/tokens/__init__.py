@@ -1,0 +1,1 @@
+"""Tokens: who is believed, and for how long."""

@@ -1,0 +1,155 @@
+"""What a request passes on its way in: the door, the gate, its body, and whoever answers it.
+
+No router and no middleware: the first segment of the judged path says who answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from aiohttp import web
+
+from artifactproxy.engine.answer import Answer
+from artifactproxy.errors import Fault, MethodRefused
+from artifactproxy.limits import Limits
+from artifactproxy.model import Ask, Operation, Right
+from artifactproxy.providers._base import Page
+from artifactproxy.rules.access import may_see
+from artifactproxy.rules.addresses import Address
+from artifactproxy.rules.paths import RESERVED
+from artifactproxy.web import login
+from artifactproxy.web.admin import QUIET, Pages
+from artifactproxy.web.bodies import Bodies, drained
+from artifactproxy.web.connection import Connection
+from artifactproxy.web.contract import EngineLike
+from artifactproxy.web.door import Door, Entry
+from artifactproxy.web.faults import plain_page
+from artifactproxy.web.gate import UNKNOWN, Admitted, Gate
+from artifactproxy.web.internal import FIRST_SEGMENT, Internal
+from artifactproxy.web.respond import Exchange
+from artifactproxy.web.setup import judge_format
+
+READING = frozenset({"GET", "HEAD"})
+RELAYING = READING | {"POST"}  # all that any provider may be asked about
+
+
+class TurnedAway(Exception):
+    """A client that came while we listen for processes that follow us only. Without an answer, as if
+    nobody listened: balancers then ask another replica."""
+
+
+class Front:
+    """`is_turned_away` tells whether this connection's requests are not for us any more."""
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        limits: Limits,
+        door: Door,
+        gate: Gate,
+        pages: Pages,
+        *,
+        internal: Internal | None,
+        is_turned_away: Callable[[Connection], bool],
+    ) -> None:
+        self._engine = engine
+        self._lingering = limits.lingering
+        self._door = door
+        self._gate = gate
+        self._pages = pages
+        self._internal = internal
+        self._is_turned_away = is_turned_away
+        self.bodies = Bodies(limits)
+
+    async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
+        """Raises `Fault`, and `TurnedAway`. Whoever calls gives back what the ask's body holds."""
+        entry = self._door.judge(request, exchange.connection)
+        if "upgrade" in entry.headers:
+            # Declined; what aiohttp's parser has read behind such a request it may forget.
+            exchange.keep = False
+        if "x-request-id" in entry.headers:
+            exchange.outcome.extra["client_request_id"] = entry.headers["x-request-id"][:128]
+        if entry.address.repo == FIRST_SEGMENT and self._internal is not None:
+            exchange.ask = _ask(entry, exchange, UNKNOWN)
+            exchange.internal = True
+            return await self._internal.answer(entry, exchange.line.method)
+        admitted = await self._admit(entry, exchange)
+        if not entry.address.repo or entry.address.repo in RESERVED:
+            await self._take_in(request, entry, exchange)
+            exchange.quiet = entry.address.repo in QUIET
+            return await self._pages.answer(entry, admitted, exchange.ask.body)
+        self._gate.judge(admitted, self._operation(exchange.ask), entry)
+        if entry.address.format:
+            judge_format(entry.address, self._engine.mounts())
+        await self._take_in(request, entry, exchange)
+        if exchange.line.method in READING and self._is_turned_away(exchange.connection):
+            raise TurnedAway
+        answer = await self._engine.handle(exchange.ask)
+        if exchange.outcome.extra:
+            answer.outcome.extra.update(exchange.outcome.extra)
+        exchange.outcome = answer.outcome
+        return answer
+
+    async def _admit(self, entry: Entry, exchange: Exchange) -> Admitted:
+        """From here on a caller with a token goes by its name; the log keeps the address beside it."""
+        try:
+            admitted = await self._gate.admit(entry)
+        except Fault:
+            exchange.ask = _ask(entry, exchange, UNKNOWN)
+            raise
+        exchange.ask = _ask(entry, exchange, admitted)
+        if admitted.caller.name:
+            exchange.outcome.extra["address"] = entry.visit.caller
+        return admitted
+
+    def _operation(self, ask: Ask) -> Operation:
+        """A method that this repository does not know is judged as reading: then it is refused by name."""
+        mount = self._engine.mounts().get(ask.repo)
+        if mount is None or ask.method not in mount.provider.methods:
+            return Operation(Right.READ, ask.repo)
+        return mount.provider.operation(ask)
+
+    async def _take_in(self, request: web.BaseRequest, entry: Entry, exchange: Exchange) -> None:
+        """The body, where somebody wants it."""
+        method = exchange.line.method
+        if method not in READING:
+            self._judge_method(method, entry.address)
+            body = await self.bodies.take(request, entry.headers, exchange.go_on)
+            exchange.ask = replace(exchange.ask, body=body)
+        elif request.can_read_body and not await drained(request, entry.headers, self._lingering):
+            exchange.keep = False
+
+    def _judge_method(self, method: str, address: Address) -> None:
+        """Anything but reading is for repositories whose provider relays it, and for logging in."""
+        mount = self._engine.mounts().get(address.repo)
+        methods = mount.provider.methods & RELAYING if mount else READING
+        if address.repo == login.SEGMENT and address.path == login.TOKEN:
+            methods = login.METHODS
+        if method not in methods:
+            what = "this repository can only be read" if mount else "this method is not answered here"
+            raise MethodRefused(what, allow=", ".join(sorted(methods)))
+
+    def page(self, fault: Fault, ask: Ask) -> Page:
+        """In the language of the repository's clients; that of one which the caller may not know of would
+        give it away."""
+        if not ask.repo:
+            return plain_page(fault)
+        if ask.repo == login.SEGMENT:
+            return login.registry_page(fault)
+        return self._engine.problem(fault, ask if may_see(ask.scopes, ask.repo) else replace(ask, repo=""))
+
+
+def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:
+    (repo, path, query, prefix, _), visit = entry.address, entry.visit
+    return Ask(
+        repo=repo,
+        path=path,
+        method=exchange.line.method,
+        query=query,
+        headers=entry.headers,
+        base=f"{visit.root}{prefix}/{repo}",
+        request_id=exchange.line.request_id,
+        caller=admitted.caller.name or visit.caller,
+        scopes=admitted.scopes,
+    )

@@ -1,0 +1,108 @@
+"""The gate: who asks, and whether they may. Asked once for every request, on the operation that was
+read out of it, whatever the method and by whichever address it came.
+
+401 to somebody who showed nothing that counts, whether or not there is such a thing; 403 to a caller who
+may read it but not do this; 404, as for what is not there, to a caller who may not know of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized, no_repository
+from artifactproxy.model import Operation, Right, Scope
+from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
+from artifactproxy.rules.credentials import secret_in
+from artifactproxy.tokens.keys import NOBODY, Caller
+from artifactproxy.web.access import AccessRules
+from artifactproxy.web.contract import KeysLike
+from artifactproxy.web.door import Entry
+
+TOKEN_PATH = "/v2/token"  # noqa: S105  an address
+PUBLIC = frozenset({"livez", "readyz", "robots.txt", "favicon.ico"})
+"""Pages for everybody, who need not be known: also when that could not be told now."""
+BASIC = 'Basic realm="artifactproxy"'
+_ACTIONS = {Right.READ: "pull", Right.PUSH: "pull,push", Right.DELETE: "pull,delete", Right.ADMIN: "*"}
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-/")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A caller, and what is open to them here."""
+
+    caller: Caller
+    scopes: tuple[Scope, ...]
+
+
+UNKNOWN = Admitted(NOBODY, ())
+
+
+class Gate:
+    """`keys` None: nobody can be known here, so only what is open to everybody is."""
+
+    def __init__(self, access: AccessRules, keys: KeysLike | None) -> None:
+        self.access = access
+        self._keys = keys
+
+    async def admit(self, entry: Entry) -> Admitted:
+        """Who asks. What was shown and does not count makes a nobody; whether that matters is for
+        `judge`. Raises `IndexUnavailable` where it cannot be told."""
+        field = entry.headers.get("authorization") if entry.address.repo not in PUBLIC else None
+        caller = await self._known(field) if field is not None else NOBODY
+        scopes = EVERYBODY if self.access.open_reading else ()
+        if caller.scopes:
+            scopes = (*lowered(caller.scopes, caller.most), *scopes)
+        return Admitted(caller, scopes)
+
+    async def _known(self, field: str) -> Caller:
+        if self._keys is None:
+            return NOBODY
+        secret = secret_in(field)
+        if secret is None:
+            return Caller(why="the Authorization header holds no token")
+        return await self._keys.caller_of(secret)
+
+    def judge(self, admitted: Admitted, operation: Operation, entry: Entry) -> None:
+        """Raises `Unauthorized`, `Forbidden`, or `NotServed` as for what is not there."""
+        if may(admitted.scopes, operation):
+            return
+        caller = admitted.caller
+        if may(caller.scopes, operation):
+            raise Unauthorized(
+                "this ticket is for less than that; ask for another one",
+                challenge=self.challenge(entry, operation, 'error="insufficient_scope"'),
+            )
+        if not caller.name:
+            raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry, operation))
+        if may(admitted.scopes, Operation(Right.READ, operation.repo, operation.name)):
+            raise Forbidden(
+                f"the token {caller.name} does not include the right to {_does(operation.right)} here"
+            )
+        if may_see(admitted.scopes, operation.repo):
+            raise NotServed("there is no such name here")
+        raise no_repository(operation.repo)
+
+    def challenge(self, entry: Entry, operation: Operation | None = None, error: str = "") -> str:
+        """Registries of containers are asked by way of tickets, all others with a password (RFC 7235). So
+        are registries by a host name for which no tickets are given."""
+        if not _is_registry(entry):
+            return BASIC
+        try:
+            self.access.judge_admin(entry.visit)
+        except Misdirected:
+            return BASIC
+        parts = [f'realm="{entry.visit.root}{TOKEN_PATH}"', f'service="{entry.visit.host}"']
+        name = "/".join(filter(None, (operation.repo, operation.name))) if operation else ""
+        if operation and name and _PLAIN.issuperset(name):
+            parts.append(f'scope="repository:{name}:{_ACTIONS[operation.right]}"')
+        return "Bearer " + ",".join([*parts, *filter(None, [error])])
+
+
+def _is_registry(entry: Entry) -> bool:
+    """By the form of the address alone, which gives nothing away."""
+    address = entry.address
+    return address.repo == "v2" or f"{address.prefix}/".startswith("/v2/")
+
+
+def _does(right: Right) -> str:
+    return {Right.READ: "read", Right.PUSH: "push", Right.DELETE: "delete"}.get(right, "administer")
