@@ -8,10 +8,12 @@ from __future__ import annotations
 from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.receiving import Received
 from artifactproxy.errors import BlobMissing, BrokenPromise, StoreUnavailable
-from artifactproxy.hosted.kit import Call, Kit, empty, mount_of, route_of
+from artifactproxy.hosted.kit import Call, Kit, empty, route_of
 from artifactproxy.hosted.names import blob_key, digest_of, judge_name
+from artifactproxy.hosted.pushed import mount_of
 from artifactproxy.hosted.refusals import Refused, no_blob, other_bytes
-from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Header, Kind
+from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Header, Kind, Operation, Right
+from artifactproxy.rules.access import may
 
 DIGEST_HEADER = "Docker-Content-Digest"
 
@@ -67,10 +69,13 @@ class Blobs:
     async def mount(self, call: Call, digest: str, source: str) -> Answer | None:
         """Give this name a blob that another one has, without its bytes; None: push it."""
         digest_of(digest)
+        source = self._inside(call, source)
         try:
             judge_name(source)
         except Refused:
             return None
+        if not may(call.ask.scopes, Operation(Right.READ, call.repo, source)):
+            return None  # as if it were not there
         entry = await self._kit.held(blob_key(call.repo, source, digest))
         if entry is None or entry.ref is None or not await self._is_there(entry.ref):
             return None
@@ -78,6 +83,11 @@ class Blobs:
         if await self._kit.hosting.publish([row], needs=[entry.key]) is not None:
             return None
         return self.created(call, digest, f"mounted from {source}")
+
+    def _inside(self, call: Call, source: str) -> str:
+        """A name as this repository has it: clients that know it below `/v2/` put its own before."""
+        below = call.ask.base.rstrip("/").rpartition("/v2")[2]
+        return source.removeprefix(f"{call.repo}/") if below else source
 
     def row(self, call: Call, digest: str, ref: BlobRef) -> CacheEntry:
         return row_of(self._kit, blob_key(call.repo, call.name, digest), ref, digest)

@@ -7,24 +7,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from artifactproxy.engine.answer import Answer, Bytes, Nothing
-from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.receiving import Receiving
 from artifactproxy.engine.shelf import Shelf
 from artifactproxy.engine.terms import Tools
-from artifactproxy.errors import NotServed
+from artifactproxy.hosted.local import Local
 from artifactproxy.hosted.names import Target
-from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Header, Kind, Reply, Route
+from artifactproxy.hosted.pushed import Pushed
+from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Header, Kind, Route
 from artifactproxy.ports import Outcome
 from artifactproxy.ports.hosting import Hosting
-from artifactproxy.providers._base import Provider, Site
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """A repository that takes pushes. With `immutable_tags` a tag names one manifest until it is deleted."""
-
-    name: str
-    immutable_tags: bool = False
 
 
 class Inflow(Protocol):
@@ -78,20 +69,6 @@ class Kit:
         if entry is None or entry.ref is None:
             entry = await self.hosting.committed(key)
         return entry if entry is not None and entry.ref is not None else None
-
-
-class Pushed(Provider):
-    """For the stations that want a provider: nothing is ever asked of an upstream."""
-
-    name = "oci"
-
-    def classify(self, ask: Ask) -> Route | Reply:
-        del ask
-        raise NotServed("this repository has no upstream")
-
-
-def mount_of(local: Local) -> Mount:
-    return Mount(local.name, Pushed(Site(local.name, ())))
 
 
 def route_of(entry: CacheEntry) -> Route:

@@ -10,15 +10,24 @@ from urllib.parse import parse_qsl
 from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.hosted.blobs import Blobs
-from artifactproxy.hosted.kit import Call, Inflow, Kit, Local
+from artifactproxy.hosted.kit import Call, Inflow, Kit
 from artifactproxy.hosted.listings import Listings
+from artifactproxy.hosted.local import Local
 from artifactproxy.hosted.manifests import Manifests
 from artifactproxy.hosted.names import Target, target_of
 from artifactproxy.hosted.uploads import Uploads, sweep_uploads
-from artifactproxy.model import Ask
+from artifactproxy.model import Ask, Operation, Right
 
 SWEEP_TURN = "uploads"
 _READ = ("GET", "HEAD")
+_RIGHTS = {
+    "GET": Right.READ,
+    "HEAD": Right.READ,
+    "POST": Right.PUSH,
+    "PUT": Right.PUSH,
+    "PATCH": Right.PUSH,
+    "DELETE": Right.DELETE,
+}
 _METHODS: dict[str, tuple[str, ...]] = {
     "catalog": _READ,
     "tags": _READ,
@@ -56,6 +65,18 @@ class Registry:
         if ask.method not in methods:
             raise MethodRefused("this is not done with that", allow=", ".join(methods))
         return target
+
+    def operation(self, ask: Ask) -> Operation:
+        """What the request would do. An upload is cancelled by whoever may push. Never raises: what cannot
+        be read is judged as if it were for the repository as a whole."""
+        right = _RIGHTS.get(ask.method, Right.ADMIN)
+        try:
+            target = target_of(ask.path)
+        except Fault:
+            return Operation(right, ask.repo)
+        if target.what == "session":
+            right = Right.PUSH
+        return Operation(right, ask.repo, target.name)
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer:
         """Raises `Fault`; whoever takes the answer closes its body."""
