@@ -8,10 +8,10 @@ from __future__ import annotations
 from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.receiving import Received
 from artifactproxy.errors import BlobMissing, BrokenPromise, StoreUnavailable
+from artifactproxy.hosted.keys import blob_key
 from artifactproxy.hosted.kit import Call, Kit, empty, route_of
-from artifactproxy.hosted.names import blob_key, digest_of, judge_name
 from artifactproxy.hosted.pushed import mount_of
-from artifactproxy.hosted.refusals import Refused, no_blob, other_bytes
+from artifactproxy.hosted.refusals import no_blob, other_bytes
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Header, Kind, Operation, Right
 from artifactproxy.rules.access import may
 
@@ -22,32 +22,29 @@ class Blobs:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
 
-    async def get(self, call: Call) -> Answer:
-        digest = call.target.reference
+    async def get(self, call: Call, digest: Digest) -> Answer:
         entry = await self._kit.held(blob_key(call.repo, call.name, digest))
         if entry is None or entry.ref is None:
             raise no_blob(digest)
         if call.ask.method == "HEAD" and not await self._is_there(entry.ref):
             raise no_blob(digest)  # whoever is about to push mends it
         answer = await served(self._kit, call, entry, "pushed here")
-        answer.headers.append((DIGEST_HEADER, digest))
+        answer.headers.append((DIGEST_HEADER, str(digest)))
         return answer
 
-    async def delete(self, call: Call) -> Answer:
-        digest = call.target.reference
+    async def delete(self, call: Call, digest: Digest) -> Answer:
         if not await self._kit.hosting.withdraw([blob_key(call.repo, call.name, digest)]):
             raise no_blob(digest)
         return empty(call, 202, "deleted")
 
-    async def push(self, call: Call, digest: str) -> Answer:
+    async def push(self, call: Call, digest: Digest) -> Answer:
         """The whole body of one request. One that this name has is answered before it is read, if the
         client waits for that, and else without a second look at its bytes."""
-        wanted = digest_of(digest)
         entry = await self._kit.held(blob_key(call.repo, call.name, digest))
         if entry is not None and entry.ref is not None and await self._is_there(entry.ref):
             await self._read_past(call)
             return self.created(call, digest, "it was here already")
-        received = await self.receive(call, wanted)
+        received = await self.receive(call, digest)
         await self._kit.hosting.publish([self.row(call, digest, received.ref)], instead=[received.hold])
         return self.created(call, digest, "pushed")
 
@@ -66,35 +63,43 @@ class Blobs:
             self._kit.tools.observer.increment("integrity_failures", where="push")
             raise other_bytes(fault) from fault
 
-    async def mount(self, call: Call, digest: str, source: str) -> Answer | None:
-        """Give this name a blob that another one has, without its bytes; None: push it."""
-        digest_of(digest)
-        source = self._inside(call, source)
-        try:
-            judge_name(source)
-        except Refused:
-            return None
-        if not may(call.ask.scopes, Operation(Right.READ, call.repo, source)):
-            return None  # as if it were not there
-        entry = await self._kit.held(blob_key(call.repo, source, digest))
-        if entry is None or entry.ref is None or not await self._is_there(entry.ref):
-            return None
-        row = self.row(call, digest, entry.ref)
-        if await self._kit.hosting.publish([row], needs=[entry.key]) is not None:
-            return None
-        return self.created(call, digest, f"mounted from {source}")
+    async def mount(self, call: Call, digest: Digest, source: str) -> Answer | None:
+        """Give this name a blob that another one has, without its bytes; None: push it. Without a `source`
+        it may be any that this caller may read."""
+        if source:
+            entry = await self._kit.held(blob_key(call.repo, self._inside(call, source), digest))
+            sources = [entry] if entry is not None else []
+        else:
+            sources = await self._anywhere(call, digest)
+        for entry in sources:
+            # As if it were not there, for who may not read it.
+            if not may(call.ask.scopes, Operation(Right.READ, call.repo, entry.key.path)):
+                continue
+            if entry.ref is None or not await self._is_there(entry.ref):
+                continue
+            row = self.row(call, digest, entry.ref)
+            if await self._kit.hosting.publish([row], needs=[entry.key]) is None:
+                return self.created(call, digest, f"mounted from {entry.key.path}")
+        return None
+
+    async def _anywhere(self, call: Call, digest: Digest) -> list[CacheEntry]:
+        """Names of this repository that were given this blob. Only the sha256 of a blob is looked up."""
+        if digest.algorithm != "sha256":
+            return []
+        rows = await self._kit.tools.ledger.naming(digest.hex)
+        return [row for row in rows if row.key == blob_key(call.repo, row.key.path, digest)]
 
     def _inside(self, call: Call, source: str) -> str:
         """A name as this repository has it: clients that know it below `/v2/` put its own before."""
         below = call.ask.base.rstrip("/").rpartition("/v2")[2]
         return source.removeprefix(f"{call.repo}/") if below else source
 
-    def row(self, call: Call, digest: str, ref: BlobRef) -> CacheEntry:
+    def row(self, call: Call, digest: Digest, ref: BlobRef) -> CacheEntry:
         return row_of(self._kit, blob_key(call.repo, call.name, digest), ref, digest)
 
-    def created(self, call: Call, digest: str, reason: str) -> Answer:
+    def created(self, call: Call, digest: Digest, reason: str) -> Answer:
         where: Header = ("Location", call.address(f"blobs/{digest}"))
-        return empty(call, 201, reason, where, (DIGEST_HEADER, digest))
+        return empty(call, 201, reason, where, (DIGEST_HEADER, str(digest)))
 
     async def _is_there(self, ref: BlobRef) -> bool:
         """Whether the store has it. Not knowing raises: nothing is ever put over a good blob by mistake,
@@ -112,7 +117,7 @@ def row_of(
     kit: Kit,
     key: ArtifactKey,
     ref: BlobRef,
-    digest: str,
+    digest: Digest,
     *,
     media_type: str = "application/octet-stream",
     kind: Kind = Kind.ARTIFACT,

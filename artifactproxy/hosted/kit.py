@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from artifactproxy.engine.answer import Answer, Bytes, Nothing
@@ -11,11 +11,11 @@ from artifactproxy.engine.receiving import Receiving
 from artifactproxy.engine.shelf import Shelf
 from artifactproxy.engine.terms import Tools
 from artifactproxy.hosted.local import Local
-from artifactproxy.hosted.names import Target
 from artifactproxy.hosted.pushed import Pushed
 from artifactproxy.model import ArtifactKey, Ask, CacheEntry, Header, Kind, Route
 from artifactproxy.ports import Outcome
 from artifactproxy.ports.hosting import Hosting
+from artifactproxy.rules.oci.operations import Operation
 
 
 class Inflow(Protocol):
@@ -34,14 +34,13 @@ class Inflow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: `ask.base` is the address behind which names stand, with its `/v2` part; `query` is
-    decoded."""
+    """One request: `ask.base` is the address behind which names stand, with its `/v2` part; `name` is
+    that of a repository inside the registry."""
 
     local: Local
-    target: Target
+    operation: Operation
     ask: Ask
     body: Inflow
-    query: dict[str, str] = field(default_factory=dict)
 
     @property
     def repo(self) -> str:
@@ -49,7 +48,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        return self.target.name
+        return self.operation.name
 
     def address(self, rest: str) -> str:
         """Of something that belongs to this name."""
@@ -81,7 +80,7 @@ def outcome_of(call: Call, reason: str) -> Outcome:
         "request",
         repo=call.repo,
         provider=Pushed.name,
-        kind=call.target.what,
+        kind=type(call.operation.target).__name__.lower(),
         method=ask.method,
         path=ask.path,
         result="local",

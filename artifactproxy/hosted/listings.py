@@ -13,15 +13,18 @@ from urllib.parse import quote, urlencode
 
 from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import BlobMissing
-from artifactproxy.hosted.documents import OCI_INDEX, OF_INDEX
+from artifactproxy.hosted.keys import MANIFEST, REFERRER, TAGGED, tag_key
 from artifactproxy.hosted.kit import Call, Kit, document
 from artifactproxy.hosted.manifests import Manifests
-from artifactproxy.hosted.names import MANIFEST, REFERRER, TAGGED, is_digest, manifest_key
-from artifactproxy.hosted.refusals import JSON_TYPE, Refused, no_name
-from artifactproxy.model import CacheEntry, Header
+from artifactproxy.hosted.refusals import Refused, no_name
+from artifactproxy.model import CacheEntry, Digest, Header
+from artifactproxy.rules.oci.manifests import Facts, referrer_type
+from artifactproxy.rules.oci.media import INDEXES, OCI_INDEX
+from artifactproxy.rules.oci.names import fallback_tag
+from artifactproxy.rules.oci.operations import PAGE_MAX, Page, Referrers
 
-PAGE_MAX: Final = 10_000
 REFERRERS_MAX: Final = 200
+JSON: Final = "application/json"
 _AT_ONCE: Final = 16
 _REMEMBERED: Final = 10_000
 
@@ -32,54 +35,50 @@ class Listings:
         self._manifests = manifests
         self._descriptors: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
 
-    async def catalog(self, call: Call) -> Answer:
-        most = page_size(call.query, PAGE_MAX)
-        names = await self._kit.hosting.paths(
-            call.repo, MANIFEST, after=call.query.get("last", ""), limit=most + 1
-        )
-        shown, more = names[:most], len(names) > most
-        body = json.dumps({"repositories": shown}).encode()
-        return document(call, body, JSON_TYPE, "names", *_next(call, "_catalog", shown, most, more=more))
+    async def catalog(self, call: Call, page: Page) -> Answer:
+        most = _most(page, PAGE_MAX)
+        names = await self._kit.hosting.paths(call.repo, MANIFEST, after=page.last, limit=most + 1)
+        body = json.dumps({"repositories": names[:most]}).encode()
+        return document(call, body, JSON, "names", *_next(call, "_catalog", names, most))
 
-    async def tags(self, call: Call) -> Answer:
-        most = page_size(call.query, PAGE_MAX)
+    async def tags(self, call: Call, page: Page) -> Answer:
+        most = _most(page, PAGE_MAX)
         entries = await self._kit.hosting.variants(
-            call.repo, call.name, TAGGED, after=call.query.get("last", ""), limit=most + 1
+            call.repo, call.name, TAGGED, after=page.last, limit=most + 1
         )
         if not entries and not await self._is_known(call):
             raise no_name(call.name)
         tags = [entry.key.variant.removeprefix(TAGGED) for entry in entries]
-        shown, more = tags[:most], len(tags) > most
-        body = json.dumps({"name": call.name, "tags": shown}).encode()
-        link = _next(call, f"{call.name}/tags/list", shown, most, more=more)
-        return document(call, body, JSON_TYPE, "tags", *link)
+        body = json.dumps({"name": call.name, "tags": tags[:most]}).encode()
+        return document(call, body, JSON, "tags", *_next(call, f"{call.name}/tags/list", tags, most))
 
-    async def referrers(self, call: Call) -> Answer:
+    async def referrers(self, call: Call, wanted: Referrers) -> Answer:
         """Also what clients of older registries have listed under the fallback tag of the digest."""
-        subject, wanted = call.target.reference, call.query.get("artifactType", "")
-        most = min(page_size(call.query, REFERRERS_MAX), REFERRERS_MAX)
-        of = f"{REFERRER}{subject}:"
-        last = call.query.get("last", "")
-        entries = await self._kit.hosting.variants(call.repo, call.name, of, after=last, limit=most + 1)
-        page, more = entries[:most], len(entries) > most
+        most, of = _most(wanted.page, REFERRERS_MAX), f"{REFERRER}{wanted.digest}:"
+        entries = await self._kit.hosting.variants(
+            call.repo, call.name, of, after=wanted.page.last, limit=most + 1
+        )
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def described(entry: CacheEntry) -> dict[str, Any] | None:
             async with turns:
                 return await self._described(entry)
 
-        found = [each for each in await asyncio.gather(*map(described, page)) if each is not None]
-        if not last:
+        found = [each for each in await asyncio.gather(*map(described, entries[:most])) if each]
+        if not wanted.page.last:
             known = {each["digest"] for each in found}
-            found += [each for each in await self._fallback(call) if each.get("digest") not in known]
-        filtered: tuple[Header, ...] = ()
-        if wanted:
-            found = [each for each in found if each.get("artifactType") == wanted]
-            filtered = (("OCI-Filters-Applied", "artifactType"),)
+            found += [
+                each for each in await self._fallback(call, wanted.digest) if each["digest"] not in known
+            ]
+        headers: list[Header] = []
+        if wanted.artifact_type:
+            found = [each for each in found if each.get("artifactType") == wanted.artifact_type]
+            headers.append(("OCI-Filters-Applied", "artifactType"))
         body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}).encode()
-        shown = [entry.key.variant.removeprefix(of) for entry in page]
-        link = _next(call, f"{call.name}/referrers/{subject}", shown, most, more=more)
-        return document(call, body, OCI_INDEX, "referrers", *filtered, *link)
+        digests = [entry.key.variant.removeprefix(of) for entry in entries]
+        path, kept = f"{call.name}/referrers/{wanted.digest}", wanted.artifact_type
+        headers += _next(call, path, digests, most, **({"artifactType": kept} if kept else {}))
+        return document(call, body, OCI_INDEX, "referrers", *headers)
 
     async def _is_known(self, call: Call) -> bool:
         return bool(await self._kit.hosting.variants(call.repo, call.name, MANIFEST, limit=1))
@@ -90,42 +89,44 @@ class Listings:
         made = self._descriptors.get(slot)
         if made is None and entry.ref is not None:
             try:
-                manifest = await self._manifests.read(entry)
+                facts = await self._manifests.read(entry)
             except (BlobMissing, Refused):
                 return None
-            made = self._descriptors[slot] = manifest.descriptor(entry.etag.strip('"'), entry.ref.size)
+            made = self._descriptors[slot] = _descriptor(facts, entry.etag.strip('"'), entry.ref.size)
             if len(self._descriptors) > _REMEMBERED:
                 self._descriptors.popitem(last=False)
         return made
 
-    async def _fallback(self, call: Call) -> list[dict[str, Any]]:
+    async def _fallback(self, call: Call, subject: Digest) -> list[dict[str, Any]]:
         """The specification's "Referrers Tag Schema": an index under the digest with a hyphen."""
-        tag = call.target.reference.replace(":", "-", 1)[:128]
-        entry = await self._kit.hosting.committed(manifest_key(call.repo, call.name, tag))
-        if entry is None or entry.ref is None or entry.media_type not in OF_INDEX:
+        key = tag_key(call.repo, call.name, fallback_tag(subject)[:128])
+        entry = await self._kit.hosting.committed(key)
+        if entry is None or entry.ref is None or entry.media_type not in INDEXES:
             return []
         try:
             listed = json.loads(await self._manifests.bytes_of(entry.ref)).get("manifests", [])
         except (BlobMissing, ValueError, RecursionError):
             return []
-        return [each for each in listed if isinstance(each, dict) and is_digest(str(each.get("digest", "")))]
+        return [each for each in listed if isinstance(each, dict) and "digest" in each]
 
 
-def page_size(query: dict[str, str], most: int) -> int:
-    """`n`, at most `most`. Raises `Refused` for what is no number."""
-    text = query.get("n", "")
-    if not text:
-        return most
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Refused("PAGINATION_NUMBER_INVALID", 400, "n is a number of entries, from 0 on")
-    return min(int(text), most)
+def _descriptor(facts: Facts, digest: str, size: int) -> dict[str, Any]:
+    """As the list of referrers holds it."""
+    made: dict[str, Any] = {"mediaType": facts.media_type, "digest": digest, "size": size}
+    if kind := referrer_type(facts):
+        made["artifactType"] = kind
+    if facts.annotations:
+        made["annotations"] = dict(facts.annotations)
+    return made
 
 
-def _next(call: Call, path: str, shown: list[str], most: int, *, more: bool) -> tuple[Header, ...]:
-    """The address of what follows (RFC 8288)."""
-    if not more or not shown:
+def _most(page: Page, most: int) -> int:
+    return most if page.n is None else min(page.n, most)
+
+
+def _next(call: Call, path: str, found: list[str], most: int, **kept: str) -> tuple[Header, ...]:
+    """The address of what follows the first `most` of what was found (RFC 8288)."""
+    if len(found) <= most or not most:
         return ()
-    query = {"n": str(most), "last": shown[-1]}
-    if "artifactType" in call.query:
-        query["artifactType"] = call.query["artifactType"]
-    return (("Link", f'<{call.ask.base}/{quote(path, safe="/:")}?{urlencode(query)}>; rel="next"'),)
+    query = urlencode({"n": str(most), "last": found[most - 1], **kept})
+    return (("Link", f'<{call.ask.base}/{quote(path, safe="/:")}?{query}>; rel="next"'),)

@@ -5,38 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, MethodRefused, NotServed
+from artifactproxy.errors import Fault, NotServed
 from artifactproxy.hosted.blobs import Blobs
 from artifactproxy.hosted.kit import Call, Inflow, Kit
 from artifactproxy.hosted.listings import Listings
 from artifactproxy.hosted.local import Local
 from artifactproxy.hosted.manifests import Manifests
-from artifactproxy.hosted.names import Target, target_of
 from artifactproxy.hosted.uploads import Uploads, sweep_uploads
-from artifactproxy.model import Ask, Operation, Right
+from artifactproxy.model import Ask, Digest, Operation, Right
+from artifactproxy.rules.oci import operations as ops
 
 SWEEP_TURN = "uploads"
-_READ = ("GET", "HEAD")
-_RIGHTS = {
-    "GET": Right.READ,
-    "HEAD": Right.READ,
-    "POST": Right.PUSH,
-    "PUT": Right.PUSH,
-    "PATCH": Right.PUSH,
-    "DELETE": Right.DELETE,
-}
-_METHODS: dict[str, tuple[str, ...]] = {
-    "catalog": _READ,
-    "tags": _READ,
-    "referrers": _READ,
-    "manifest": (*_READ, "PUT", "DELETE"),
-    "blob": (*_READ, "PUT", "DELETE"),
-    "begin": ("POST",),
-    "session": ("GET", "PATCH", "PUT", "DELETE"),
-}
+_SWEEP_MOST = 600.0  # seconds between two looks for uploads that nobody went on with
 
 
 class Registry:
@@ -55,61 +37,72 @@ class Registry:
     def locals(self) -> Mapping[str, Local]:
         return self._locals
 
-    def target(self, ask: Ask) -> Target:
-        """What the request names, for the judgement whether its caller may. Raises `Refused`,
-        `NotServed`, `MethodRefused`."""
-        if ask.repo not in self._locals:
-            raise NotServed(f"there is no repository named {ask.repo!r} here")
-        target = target_of(ask.path)
-        methods = _METHODS[target.what]
-        if ask.method not in methods:
-            raise MethodRefused("this is not done with that", allow=", ".join(methods))
-        return target
-
     def operation(self, ask: Ask) -> Operation:
-        """What the request would do. An upload is cancelled by whoever may push. Never raises: what cannot
-        be read is judged as if it were for the repository as a whole."""
-        right = _RIGHTS.get(ask.method, Right.ADMIN)
+        """What the request would do, for the judgement whether its caller may. Never raises: what cannot
+        be read is judged as something that is done with the repository as a whole."""
+        deleting = ask.method == "DELETE"
         try:
-            target = target_of(ask.path)
+            operation = ops.operation_of(ask.method, ask.path, ask.query)
         except Fault:
-            return Operation(right, ask.repo)
-        if target.what == "session":
-            right = Right.PUSH
-        return Operation(right, ask.repo, target.name)
+            reading = ask.method in ops.READING
+            return Operation(Right.READ if reading else Right.DELETE if deleting else Right.PUSH, ask.repo)
+        if not operation.writes:
+            return Operation(Right.READ, ask.repo, operation.name)
+        # An upload is cancelled by whoever may push.
+        deleting = deleting and not isinstance(operation.target, ops.Upload)
+        return Operation(Right.DELETE if deleting else Right.PUSH, ask.repo, operation.name)
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer:
         """Raises `Fault`; whoever takes the answer closes its body."""
-        query = dict(parse_qsl(ask.query, keep_blank_values=True))
-        call = Call(self._locals[ask.repo], self.target(ask), ask, body, query)
-        reading = ask.method in _READ
-        match call.target.what:
-            case "catalog":
-                return await self._listings.catalog(call)
-            case "tags":
-                return await self._listings.tags(call)
-            case "referrers":
-                return await self._listings.referrers(call)
-            case "manifest" if reading:
-                return await self._manifests.get(call)
-            case "blob" if reading:
-                return await self._blobs.get(call)
-            case "begin":
-                return await self._uploads.begin(call)
-            case "session":
-                return await self._upload(call)
-            case "manifest":
-                is_put = ask.method == "PUT"
-                return await (self._manifests.put(call) if is_put else self._manifests.delete(call))
-            case _:
-                if ask.method == "PUT":
-                    return await self._blobs.push(call, call.target.reference)
-                return await self._blobs.delete(call)
+        operation = ops.operation_of(ask.method, ask.path, ask.query)
+        call = Call(self._locals[ask.repo], operation, ask, body)
+        match operation.target:
+            case ops.Ping():
+                raise NotServed("this is answered at the front")
+            case ops.Uploads() as beginning:
+                return await self._uploads.begin(call, beginning)
+            case ops.Upload() as upload:
+                return await self._upload(call, upload)
+            case ops.Manifest() as manifest:
+                return await self._manifest(call, manifest)
+            case ops.Blob(_, digest):
+                return await self._blob(call, digest)
+            case listed:
+                return await self._list(call, listed)
 
-    async def _upload(self, call: Call) -> Answer:
-        uploads = self._uploads
-        stations = {"GET": uploads.status, "PATCH": uploads.append, "PUT": uploads.finish}
-        return await stations.get(call.ask.method, uploads.cancel)(call)
+    async def _list(self, call: Call, listed: ops.Catalog | ops.Tags | ops.Referrers) -> Answer:
+        match listed:
+            case ops.Catalog(page):
+                return await self._listings.catalog(call, page)
+            case ops.Tags(_, page):
+                return await self._listings.tags(call, page)
+            case ops.Referrers():
+                return await self._listings.referrers(call, listed)
+
+    async def _blob(self, call: Call, digest: Digest) -> Answer:
+        if call.ask.method in ops.READING:
+            return await self._blobs.get(call, digest)
+        if call.ask.method == "PUT":
+            return await self._blobs.push(call, digest)
+        return await self._blobs.delete(call, digest)
+
+    async def _upload(self, call: Call, upload: ops.Upload) -> Answer:
+        match call.ask.method:
+            case "PATCH":
+                return await self._uploads.append(call, upload)
+            case "PUT":
+                return await self._uploads.finish(call, upload)
+            case "DELETE":
+                return await self._uploads.cancel(call, upload)
+            case _:
+                return await self._uploads.status(call, upload)
+
+    async def _manifest(self, call: Call, manifest: ops.Manifest) -> Answer:
+        if call.ask.method in ops.READING:
+            return await self._manifests.get(call, manifest)
+        if call.ask.method == "PUT":
+            return await self._manifests.put(call, manifest)
+        return await self._manifests.delete(call, manifest)
 
     # --- upkeep -----------------------------------------------------------------------------------
 
@@ -125,7 +118,7 @@ class Registry:
 
     async def _sweep(self) -> None:
         tools = self._kit.tools
-        every = max(1.0, min(600.0, tools.limits.upload_idle / 4))
+        every = min(_SWEEP_MOST, tools.limits.upload_idle / 4)
         while True:
             await asyncio.sleep(every)
             with contextlib.suppress(Fault):

@@ -15,11 +15,12 @@ from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.receiving import nothing
 from artifactproxy.errors import BrokenPromise
 from artifactproxy.hosted.blobs import Blobs, row_of
+from artifactproxy.hosted.keys import blob_key, part_key
 from artifactproxy.hosted.kit import Call, Kit, empty
-from artifactproxy.hosted.names import blob_key, digest_of, part_key
 from artifactproxy.hosted.refusals import Refused, bad_digest, bad_upload, no_upload, other_bytes
 from artifactproxy.model import CacheEntry, Digest, Header, Span
 from artifactproxy.ports.hosting import PART, Session
+from artifactproxy.rules.oci import operations as ops
 
 _RANGE = re.compile(r"(?:bytes[ =])?(\d{1,18})-(\d{1,18})(?:/(?:\d{1,18}|\*))?")
 _PAGE = 1000
@@ -30,13 +31,12 @@ class Uploads:
         self._kit = kit
         self._blobs = blobs
 
-    async def begin(self, call: Call) -> Answer:
+    async def begin(self, call: Call, wanted: ops.Uploads) -> Answer:
         """POST: an empty upload, or with `digest` the whole blob, or with `mount` one that is here."""
-        query = call.query
-        if "digest" in query:
-            return await self._blobs.push(call, query["digest"])
-        if "mount" in query:
-            mounted = await self._blobs.mount(call, query["mount"], query.get("from", ""))
+        if wanted.digest is not None:
+            return await self._blobs.push(call, wanted.digest)
+        if wanted.mount is not None:
+            mounted = await self._blobs.mount(call, wanted.mount, wanted.origin)
             if mounted is not None:
                 return mounted
         now, limits = self._kit.tools.clock(), self._kit.tools.limits
@@ -44,36 +44,35 @@ class Uploads:
             secrets.token_hex(16), call.repo, call.name, call.ask.caller, started=now, touched=now
         )
         if not await self._kit.hosting.open_session(session, most=limits.upload_sessions):
-            raise Refused("TOOMANYREQUESTS", 429, "too many uploads are open; finish or cancel some")
+            raise Refused("toomanyrequests", 429, "too many uploads are open; finish or cancel some")
         return self._progress(call, 202, session)
 
-    async def status(self, call: Call) -> Answer:
-        return self._progress(call, 204, await self._session(call))
+    async def status(self, call: Call, upload: ops.Upload) -> Answer:
+        return self._progress(call, 204, await self._session(call, upload))
 
-    async def cancel(self, call: Call) -> Answer:
-        session = await self._session(call)
+    async def cancel(self, call: Call, upload: ops.Upload) -> Answer:
+        session = await self._session(call, upload)
         if not await self._kit.hosting.close_session(session):
             raise no_upload()
         return empty(call, 204, "cancelled")
 
-    async def append(self, call: Call) -> Answer:
+    async def append(self, call: Call, upload: ops.Upload) -> Answer:
         """PATCH: the next piece."""
-        return self._progress(call, 202, await self._append(call, await self._session(call)))
+        return self._progress(call, 202, await self._append(call, upload))
 
-    async def finish(self, call: Call) -> Answer:
+    async def finish(self, call: Call, upload: ops.Upload) -> Answer:
         """PUT with `digest`: the last piece, if there is one, and the name for the whole."""
-        if "digest" not in call.query:
+        wanted = upload.digest
+        if wanted is None:
             raise bad_digest("an upload ends with the digest of the whole, as ?digest=")
-        digest = call.query["digest"]
-        wanted = digest_of(digest)
-        session = await self._ended(call, digest)
+        session = await self._unless_ended(call, upload, wanted)
         if session is None:
-            return self._blobs.created(call, digest, "it was here already")
+            return self._blobs.created(call, wanted, "it was here already")
         try:
             if call.body.length != 0:
                 if not session.parts:
                     return await self._whole(call, session, wanted)
-                session = await self._append(call, session)
+                session = await self._append(call, upload)
             return await self._joined(call, session, wanted)
         except BrokenPromise as fault:
             self._kit.tools.observer.increment("integrity_failures", where="push")
@@ -82,23 +81,23 @@ class Uploads:
 
     # --- one station each -----------------------------------------------------------------------
 
-    async def _session(self, call: Call) -> Session:
-        session = await self._kit.hosting.session(call.target.reference)
+    async def _session(self, call: Call, upload: ops.Upload) -> Session:
+        session = await self._kit.hosting.session(upload.session)
         if session is None or (session.repo, session.name) != (call.repo, call.name):
             raise no_upload()
         return session
 
-    async def _ended(self, call: Call, digest: str) -> Session | None:
+    async def _unless_ended(self, call: Call, upload: ops.Upload, wanted: Digest) -> Session | None:
         """The session; None where an earlier try of the same ended it, whose answer was lost."""
         try:
-            return await self._session(call)
+            return await self._session(call, upload)
         except Refused:
-            if await self._kit.hosting.committed(blob_key(call.repo, call.name, digest)) is None:
+            if await self._kit.hosting.committed(blob_key(call.repo, call.name, wanted)) is None:
                 raise
             return None
 
-    async def _append(self, call: Call, session: Session) -> Session:
-        limits = self._kit.tools.limits
+    async def _append(self, call: Call, upload: ops.Upload) -> Session:
+        limits, session = self._kit.tools.limits, await self._session(call, upload)
         self._judge_range(call, session)
         received = await self._kit.receiving.receive(
             call.body.chunks(),
@@ -110,26 +109,26 @@ class Uploads:
         grown: Session | None = session
         if received.ref.size:
             key = part_key(call.repo, call.name, session.id, session.parts)
-            part = row_of(self._kit, key, received.ref, f"sha256:{received.ref.sha256}")
+            part = row_of(self._kit, key, received.ref, Digest("sha256", received.ref.sha256))
             grown = await self._kit.hosting.advance(session, part, self._kit.tools.clock())
         await self._kit.receiving.release(received.hold)
         if grown is None:
-            raise self._out_of_order(call, await self._session(call))
+            raise self._out_of_order(call, await self._session(call, upload))
         return grown
 
     async def _whole(self, call: Call, session: Session, wanted: Digest) -> Answer:
         """All of it in the last request: as if it had been pushed in one."""
         self._judge_range(call, session)
-        entry = await self._kit.held(blob_key(call.repo, call.name, str(wanted)))
+        entry = await self._kit.held(blob_key(call.repo, call.name, wanted))
         if entry is not None and call.body.waits:
             await self._kit.hosting.close_session(session)
-            return self._blobs.created(call, str(wanted), "it was here already")
+            return self._blobs.created(call, wanted, "it was here already")
         try:
             received = await self._blobs.receive(call, wanted)
         except Refused:
             await self._kit.hosting.close_session(session)
             raise
-        row = self._blobs.row(call, str(wanted), received.ref)
+        row = self._blobs.row(call, wanted, received.ref)
         ended = await self._kit.hosting.close_session(session, [row])
         await self._kit.receiving.release(received.hold)
         return self._settled(call, wanted, ended=ended)
@@ -141,7 +140,7 @@ class Uploads:
         if len(parts) == 1 and wanted.algorithm == "sha256" and parts[0].ref is not None:
             if parts[0].ref.sha256 != wanted.hex:
                 raise BrokenPromise("the piece has another digest")
-            row = self._blobs.row(call, str(wanted), parts[0].ref)
+            row = self._blobs.row(call, wanted, parts[0].ref)
             return self._settled(call, wanted, ended=await self._kit.hosting.close_session(session, [row]))
         received = await self._kit.receiving.receive(
             self._reread(parts) if parts else nothing(),
@@ -151,7 +150,7 @@ class Uploads:
             length=session.size,
             most=self._kit.tools.limits.blob_bytes,
         )
-        row = self._blobs.row(call, str(wanted), received.ref)
+        row = self._blobs.row(call, wanted, received.ref)
         ended = await self._kit.hosting.close_session(session, [row])
         await self._kit.receiving.release(received.hold)
         return self._settled(call, wanted, ended=ended)
@@ -165,7 +164,7 @@ class Uploads:
     def _settled(self, call: Call, wanted: Digest, *, ended: bool) -> Answer:
         if not ended:  # it was finished or cancelled, or grew, beside us
             raise no_upload()
-        return self._blobs.created(call, str(wanted), "pushed in pieces")
+        return self._blobs.created(call, wanted, "pushed in pieces")
 
     def _judge_range(self, call: Call, session: Session) -> None:
         """Pieces come in order. A range is only needed where the client sent one."""
@@ -179,11 +178,11 @@ class Uploads:
         if first != session.size:
             raise self._out_of_order(call, session)
         if last < first or call.body.length not in (None, last - first + 1):
-            raise Refused("SIZE_INVALID", 400, "the Content-Range is not as long as the body")
+            raise Refused("size_invalid", 400, "the Content-Range is not as long as the body")
 
     def _out_of_order(self, call: Call, session: Session) -> Refused:
         return Refused(
-            "BLOB_UPLOAD_INVALID",
+            "blob_upload_invalid",
             416,
             f"the next piece of this upload begins at {session.size}",
             headers=tuple(self._place(call, session)),
