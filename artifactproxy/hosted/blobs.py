@@ -67,7 +67,8 @@ class Blobs:
         """Give this name a blob that another one has, without its bytes; None: push it. Without a `source`
         it may be any that this caller may read."""
         if source:
-            entry = await self._kit.held(blob_key(call.repo, self._inside(call, source), digest))
+            name = self._inside(call, source)
+            entry = await self._kit.held(blob_key(call.repo, name, digest)) if name else None
             sources = [entry] if entry is not None else []
         else:
             sources = await self._anywhere(call, digest)
@@ -90,9 +91,12 @@ class Blobs:
         return [row for row in rows if row.key == blob_key(call.repo, row.key.path, digest)]
 
     def _inside(self, call: Call, source: str) -> str:
-        """A name as this repository has it: clients that know it below `/v2/` put its own before."""
-        below = call.ask.base.rstrip("/").rpartition("/v2")[2]
-        return source.removeprefix(f"{call.repo}/") if below else source
+        """A name as this repository has it, "" for one of another: clients that know it below `/v2/` put
+        its own before."""
+        if call.ask.base.endswith("/v2"):
+            return source
+        repo, _, name = source.partition("/")
+        return name if repo == call.repo else ""
 
     def row(self, call: Call, digest: Digest, ref: BlobRef) -> CacheEntry:
         return row_of(self._kit, blob_key(call.repo, call.name, digest), ref, digest)

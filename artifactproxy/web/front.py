@@ -11,7 +11,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, MethodRefused
+from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask, Operation, Right
 from artifactproxy.providers._base import Page
@@ -107,7 +107,11 @@ class Front:
         exchange: Exchange,
     ) -> Answer:
         """A repository that takes pushes reads the body itself, as far as it wants it."""
-        exchange.ask = ask = within(exchange.ask, entry.address)
+        ask = within(exchange.ask, entry.address)
+        if ask is None:
+            self._gate.judge(admitted, Operation(Right.READ, exchange.ask.repo), entry)
+            raise NotServed("a registry is asked below /v2/")
+        exchange.ask = ask
         entry = replace(entry, address=entry.address._replace(prefix=f"/{login.SEGMENT}"))
         if not ask.path:  # what clients ask first, where this repository is all that they know
             return await self._pages.answer(replace(entry, address=Address(login.SEGMENT, "", "")), admitted)

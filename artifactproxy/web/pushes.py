@@ -44,15 +44,13 @@ def local_address(address: Address, names: Collection[str]) -> Address:
     return Address(repo, path, address.query, f"/{V2}") if slash and repo in names else address
 
 
-def within(ask: Ask, address: Address) -> Ask:
-    """The same request with the path behind `/v2/` and the repository."""
+def within(ask: Ask, address: Address) -> Ask | None:
+    """The same request with the path behind `/v2/` and the repository; None: it is no address of a
+    registry."""
     if address.prefix == f"/{V2}":
         return ask
-    first, _, rest = ask.path.partition("/")
-    # Whatever is no address of a registry stays one that no registry knows.
-    return (
-        replace(ask, path=rest, base=f"{ask.base}/{V2}") if first == V2 else replace(ask, path=f"/{ask.path}")
-    )
+    first, slash, rest = ask.path.partition("/")
+    return replace(ask, path=rest, base=f"{ask.base}/{V2}") if slash and first == V2 else None
 
 
 class PushBody:
