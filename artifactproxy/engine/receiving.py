@@ -20,7 +20,7 @@ from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.terms import Tools, sha256_of
 from artifactproxy.errors import BodyTooLarge, Busy, IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Kind, Promise
-from artifactproxy.ports.hosting import PART, Hosting
+from artifactproxy.ports.hosting import HOLD, PART, Hosting
 from artifactproxy.rules.digests import Hasher, algorithms
 
 HOLD_SECONDS = 30.0
@@ -72,11 +72,13 @@ class Receiving:
                 await body.write(chunk)
             ref = (await self._ingest.verify(body, promise)).ref
             hold = await self._held(repo, name, ref)
+            stored = False
             try:
                 await self._ingest.store(body, ref)
-            except BaseException:
-                self._tools.waiting.aside(self.release(hold))
-                raise
+                stored = True
+            finally:
+                if not stored:
+                    self._tools.waiting.aside(self.release(hold))
         finally:
             if isinstance(body, Spool):
                 body.fail(Busy("nobody receives this body any more", code="cancelled"))
@@ -102,7 +104,7 @@ class Receiving:
     async def _held(self, repo: str, name: str, ref: BlobRef) -> ArtifactKey:
         """Name the blob before it is put. One that is being deleted is waited for."""
         now = self._tools.clock()
-        key = ArtifactKey(repo, name, f"{PART}{secrets.token_hex(16)}:hold")
+        key = ArtifactKey(repo, name, f"{PART}{secrets.token_hex(16)}{HOLD}")
         entry = CacheEntry(
             key, Kind.ARTIFACT, ref, verified_by="digest", fetched_at=now, checked_at=now, first_seen=now
         )

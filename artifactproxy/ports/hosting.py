@@ -18,6 +18,10 @@ PART = "part:"
 deleted. The id of the upload follows, then what piece it is."""
 
 
+HOLD = ":hold"
+"""Ends the variant of a row whose blob is about to be put: it may not be there yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """An upload in pieces. `size` bytes in `parts` pieces are durable; times are POSIX seconds. `caller`

@@ -87,6 +87,12 @@ async def test_pushed_deleted_and_collected_all_the_time(reg: Rig) -> None:
     assert (await reg.ask("GET", f"{NAME}/blobs/{digest}")).body == body
 
 
+async def test_a_push_that_died_before_its_bytes_were_there_is_no_damage(reg: Rig) -> None:
+    """It has named its blob and put nothing: the checks at the end find nothing wrong."""
+    await reg.registry._kit.receiving._held("images", "team/app", BlobRef("ab" * 32, 10))
+    assert len(await reg.rows()) == 1
+
+
 async def test_eviction_of_a_fetched_twin_takes_no_pushed_row(reg: Rig) -> None:
     """The same bytes were fetched by a remote and are pushed while they are being evicted."""
     body = os.urandom(20_000)

@@ -101,16 +101,14 @@ class S3Reception:
         body, self._buffer = self._buffer, bytearray()
         room, self._room = self._room, AsyncExitStack()
         self._number += 1
-        try:
+        async with room:
             await self._turns.acquire()
             with told("store a blob"):
                 if self._upload is None:
                     await self._filing.place(early=self._dock.budget.has_early)
                     self._upload = await self._filing.begin(self._cut)
-        except BaseException:
-            await room.aclose()
-            raise
-        task = asyncio.create_task(self._send(self._upload, part, body, room))
+            kept = room.pop_all()
+        task = asyncio.create_task(self._send(self._upload, part, body, kept))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
