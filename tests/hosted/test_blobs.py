@@ -58,7 +58,7 @@ async def test_ranges(reg: Rig) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
-async def test_e4_c16_a_wrong_digest_leaves_nothing(reg: Rig, size: int) -> None:
+async def test_c16_e4_a_wrong_digest_leaves_nothing(reg: Rig, size: int) -> None:
     body = os.urandom(size)
     wrong = sha256(body + b"!")
     for method, path in (("POST", f"{NAME}/blobs/uploads/?digest={wrong}"), ("PUT", f"{NAME}/blobs/{wrong}")):
@@ -82,7 +82,7 @@ async def test_e5_a_bad_push_beside_a_good_one_harms_nothing(reg: Rig) -> None:
     assert reg.blobs() == {sha256(body)[7:]}
 
 
-async def test_e7_c17_over_the_cap_is_told_at_once(tmp_path: Path) -> None:
+async def test_c17_e7_over_the_cap_is_told_at_once(tmp_path: Path) -> None:
     async with rig(tmp_path / "a", limits={"blob_bytes": 100_000}) as reg:
         body = os.urandom(100_001)
         reader, writer = await reg.raw()
@@ -127,7 +127,7 @@ async def test_what_is_not_here_is_asked_to_go_on(reg: Rig) -> None:
 
 
 @pytest.mark.parametrize("at", [1, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 1])
-async def test_e6_c15_a_push_that_is_cut_leaves_nothing(reg: Rig, at: int) -> None:
+async def test_c15_e6_a_push_that_is_cut_leaves_nothing(reg: Rig, at: int) -> None:
     body = os.urandom(2 * PART + 7)
     for abruptly in (False, True):
         _, writer = await reg.raw()

@@ -136,7 +136,7 @@ async def test_a_layer_that_may_not_be_distributed(reg: Rig) -> None:
         json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode(),
     ],
 )
-async def test_c22_what_is_no_manifest(reg: Rig, body: bytes) -> None:
+async def test_corpus_c22_what_is_no_manifest(reg: Rig, body: bytes) -> None:
     got = await reg.ask("PUT", f"{NAME}/manifests/v1", body, Content_Type=OCI_MANIFEST)
     assert (got.status, code(got)) == (400, "MANIFEST_INVALID")
     assert await reg.rows() == []
