@@ -45,6 +45,7 @@ from artifactproxy.web.front import Front, TurnedAway
 from artifactproxy.web.gate import Gate
 from artifactproxy.web.head import SERVER
 from artifactproxy.web.internal import Internal
+from artifactproxy.web.pushes import RegistryLike
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
 
 MOMENT = 0.1
@@ -81,6 +82,7 @@ class WebServer:
         reload: Reload | None = None,
         internal: Internal | None = None,
         keys: KeysLike | None = None,
+        registry: RegistryLike | None = None,
         tokens: TokenDeskLike | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -114,6 +116,7 @@ class WebServer:
         self._front = Front(
             *(engine, limits, self._door, self._gate, self._pages),
             internal=internal,
+            registry=registry,
             is_turned_away=lambda connection: self._closing and connection not in self._clients,
         )
         self._control = Control(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, MethodRefused
+from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask, Operation, Right
 from artifactproxy.providers._base import Page
@@ -27,6 +27,7 @@ from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import plain_page
 from artifactproxy.web.gate import UNKNOWN, Admitted, Gate
 from artifactproxy.web.internal import FIRST_SEGMENT, Internal
+from artifactproxy.web.pushes import PushBody, RegistryLike, local_address, within
 from artifactproxy.web.respond import Exchange
 from artifactproxy.web.setup import judge_format
 
@@ -51,10 +52,12 @@ class Front:
         pages: Pages,
         *,
         internal: Internal | None,
+        registry: RegistryLike | None = None,
         is_turned_away: Callable[[Connection], bool],
     ) -> None:
         self._engine = engine
-        self._lingering = limits.lingering
+        self._limits = limits
+        self._registry = registry
         self._door = door
         self._gate = gate
         self._pages = pages
@@ -65,6 +68,8 @@ class Front:
     async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         """Raises `Fault`, and `TurnedAway`. Whoever calls gives back what the ask's body holds."""
         entry = self._door.judge(request, exchange.connection)
+        if self._registry is not None:
+            entry = replace(entry, address=local_address(entry.address, self._registry.locals))
         if "upgrade" in entry.headers:
             # Declined; what aiohttp's parser has read behind such a request it may forget.
             exchange.keep = False
@@ -79,6 +84,8 @@ class Front:
             await self._take_in(request, entry, exchange)
             exchange.quiet = entry.address.repo in QUIET
             return await self._pages.answer(entry, admitted, exchange.ask.body)
+        if self._registry is not None and entry.address.repo in self._registry.locals:
+            return await self._push(self._registry, request, entry, admitted, exchange)
         self._gate.judge(admitted, self._operation(exchange.ask), entry)
         if entry.address.format:
             judge_format(entry.address, self._engine.mounts())
@@ -88,6 +95,34 @@ class Front:
         answer = await self._engine.handle(exchange.ask)
         if exchange.outcome.extra:
             answer.outcome.extra.update(exchange.outcome.extra)
+        exchange.outcome = answer.outcome
+        return answer
+
+    async def _push(
+        self,
+        registry: RegistryLike,
+        request: web.BaseRequest,
+        entry: Entry,
+        admitted: Admitted,
+        exchange: Exchange,
+    ) -> Answer:
+        """A repository that takes pushes reads the body itself, as far as it wants it."""
+        ask = within(exchange.ask, entry.address)
+        if ask is None:
+            self._gate.judge(admitted, Operation(Right.READ, exchange.ask.repo), entry)
+            raise NotServed("a registry is asked below /v2/")
+        exchange.ask = ask
+        entry = replace(entry, address=entry.address._replace(prefix=f"/{login.SEGMENT}"))
+        if not ask.path:  # what clients ask first, where this repository is all that they know
+            return await self._pages.answer(replace(entry, address=Address(login.SEGMENT, "", "")), admitted)
+        self._gate.judge(admitted, registry.operation(ask), entry)
+        if ask.method in READING and self._is_turned_away(exchange.connection):
+            raise TurnedAway
+        body = PushBody(request, entry.headers, self._limits, exchange.go_on)
+        answer = await registry.handle(ask, body)
+        if request.can_read_body:
+            exchange.keep = False
+        answer.outcome.extra.update(exchange.outcome.extra)
         exchange.outcome = answer.outcome
         return answer
 
@@ -117,7 +152,7 @@ class Front:
             self._judge_method(method, entry.address)
             body = await self.bodies.take(request, entry.headers, exchange.go_on)
             exchange.ask = replace(exchange.ask, body=body)
-        elif request.can_read_body and not await drained(request, entry.headers, self._lingering):
+        elif request.can_read_body and not await drained(request, entry.headers, self._limits.lingering):
             exchange.keep = False
 
     def _judge_method(self, method: str, address: Address) -> None:
