@@ -99,6 +99,8 @@ class Desk:
             report["fill"] = {"id": running.id, "readers": running.readers}
             if running.peer:
                 report["fill"]["peer"] = running.peer
+            if running.progress is not None:
+                report["fill"]["progress"] = asdict(running.progress)
         failure = self._failures.of(route.key)
         if failure is not None:
             report["last_failure"] = failure

@@ -381,6 +381,11 @@ class SpoolReader:
             await spool.changed()
         return (spool.written if self._stop is None else self._stop) - self._offset
 
+    @property
+    def sha256(self) -> str:
+        """Of the whole body, once `whole` has returned."""
+        return next(digest.hex for digest in self._spool.digests if digest.algorithm == "sha256")
+
     def close(self) -> None:
         if self._open:
             self._open = False
