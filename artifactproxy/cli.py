@@ -26,6 +26,7 @@ from artifactproxy.cli_checkup import fsck, scrub
 from artifactproxy.cli_health import health
 from artifactproxy.cli_s3 import s3_check
 from artifactproxy.errors import BadPath, ConfigError, Fault
+from artifactproxy.fetch.commands import fetch
 from artifactproxy.migrate.commands import migrate
 from artifactproxy.terminal import (
     CLEAN,
@@ -60,6 +61,7 @@ cli.add_command(scrub)
 cli.add_command(migrate)
 cli.add_command(s3_check)
 cli.add_command(health)
+cli.add_command(fetch)
 
 
 @cli.command()

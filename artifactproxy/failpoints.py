@@ -10,7 +10,7 @@ row.written row.committed evict.marked evict.deleted backup.snapshot backup.blob
 backup.synced recheck.read scrub.read scrub.aside heal.begun heal.done restore.blob restore.synced
 restore.verified restore.committed restore.removed restore.moved salvage.row salvage.built
 salvage.ready salvage.aside salvage.moved survey.read migrate.copied migrate.stored tier.write
-upload.intended upload.created upload.part upload.sent upload.completed.
+upload.intended upload.created upload.part upload.sent upload.completed fetch.complete.
 """
 
 from __future__ import annotations
