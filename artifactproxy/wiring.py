@@ -271,6 +271,7 @@ def mount(remote: Remote) -> Mount:
         limits=remote.limits,
         upstreams=remote.upstreams,
         cold_ranges=remote.cold_ranges,
+        download=remote.download,
     )
 
 
@@ -285,6 +286,7 @@ def way(remote: Remote) -> RemoteAccess:
         no_proxy=remote.egress.no_proxy,
         ca=str(remote.egress.ca) if remote.egress.ca else "",
         limits=remote.limits,
+        max_per_host=remote.download.max_per_host,
         via=VIA,
     )
 

@@ -97,11 +97,8 @@ class Fill(Standing):
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is; None before it opens."""
-        spool = self.spool
-        if spool is None or self._latest is None:
-            return None
-        return Progress(spool.length, spool.written, spool.received, 1, resumes=self._latest.resumes)
+        """How far its body is; None before there is one."""
+        return None if self.spool is None or self._latest is None else self._latest.progress(self.spool)
 
     # --- the life of a fill ---
 

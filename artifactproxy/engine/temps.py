@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+from artifactproxy import failpoints
 from artifactproxy.errors import Busy, Fault, StoreFull, StoreUnavailable
 
 
@@ -65,3 +67,31 @@ def disk_fault(error: BaseException) -> Fault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull("no space left for temporary files")
     return StoreUnavailable("temporary files cannot be written", code="store_temp")
+
+
+def allocate(fd: int, size: int) -> None:
+    """Give the file its size and its blocks, where the file system can."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except AttributeError:  # macOS
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(fd, size)
+
+
+def write_at(fd: int, offset: int, body: bytes) -> None:
+    """Write all of it there, whatever else is written meanwhile."""
+    view = memoryview(body)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+    failpoints.hit("segment.landed")
+
+
+def write_all(fd: int, body: bytes) -> None:
+    """Write until all of it is written; a short write is not an error."""
+    view = memoryview(body)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from artifactproxy.engine.conversation import Conversation, Landed, RejectedError, coding_of
+from artifactproxy.engine.mirrors import Mirror
+from artifactproxy.engine.progress import Progress
+from artifactproxy.engine.ranges import Ranges, Terms
 from artifactproxy.engine.spool import Spool
 from artifactproxy.errors import (
     BrokenPromise,
+    Busy,
     Fault,
     TooLarge,
     UpstreamBlocked,
@@ -25,14 +31,25 @@ from artifactproxy.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from artifactproxy.model import Absent, Header, Kind, Refresh
+from artifactproxy.model import Absent, Bypass, Header, Keep, Kind, Refresh, Span, UpstreamHead
+from artifactproxy.ports import UpstreamReply
 from artifactproxy.rules.digests import passing, vouching
 from artifactproxy.rules.http import strong
 from artifactproxy.rules.parts import judge_part
+from artifactproxy.rules.ranges import PROBE, probes, validator, whole, worth
 from artifactproxy.rules.retry import backoff
+from artifactproxy.rules.segments import SegmentMap
 
 QUICK_TRIES = 2  # for an upstream that cannot be reached at all
 _UNFIT = ("bad_206", "no_resume")  # the connection is fine, but parts are not to be had
+
+
+class _LeftInOrder(Exception):
+    """Several connections have come to nothing; the fault has been counted."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
 
 
 class Transfer(Conversation):
@@ -43,6 +60,8 @@ class Transfer(Conversation):
         self._spool: Spool | None = None
         self._no_cache = False
         self._whole = False  # whether all of it may be read again for the sake of the rest
+        self._in_parts = True  # whether it may be asked for as a range
+        self._ranges: Ranges | None = None
         self.resumes = 0
         self.upstream_status = 0
         self.source = ""
@@ -88,25 +107,40 @@ class Transfer(Conversation):
         headers = [*self._route.headers, *self._validators(source)]
         if self._no_cache:
             headers.append(("cache-control", "no-cache"))
+        probing = self._probes(headers)
+        if probing:
+            headers.append(PROBE)
         broken: Fault
-        async with self._upstream.open(self._request(source, headers)) as reply:
-            self.upstream_status = reply.head.status
-            admission = await self._admit(reply.head)
-            asks_all = self._route.kind is Kind.ARTIFACT or self._route.absent_everywhere
-            if isinstance(admission, Absent) and not final and asks_all:
-                raise RejectedError(
-                    UpstreamFault("upstream does not have it", upstream_status=admission.status), retry=False
-                )
-            if isinstance(admission, Refresh | Absent):
-                return Landed(reply.head, admission)
-            spool = self._spool = self._begin(reply.head, admission)
-            landed = Landed(reply.head, admission)
-            try:
-                await self._pump(reply, spool)
-                return landed
-            except (UpstreamBroken, UpstreamSlow) as fault:
-                self._on_trouble(fault)  # it ends here, and never passes the port where others are counted
-                broken = fault
+        async with AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(self._upstream.open(self._request(source, headers)))
+            head = whole(reply.head) if probing else reply.head
+            if head is not None:
+                self.upstream_status = head.status
+                admission = await self._admit(head)
+                asks_all = self._route.kind is Kind.ARTIFACT or self._route.absent_everywhere
+                if isinstance(admission, Absent) and not final and asks_all:
+                    raise RejectedError(
+                        UpstreamFault("upstream does not have it", upstream_status=admission.status),
+                        retry=False,
+                    )
+                landed = Landed(head, admission)
+                if isinstance(admission, Refresh | Absent):
+                    return landed
+                spool = self._spool = self._begin(head, admission)
+                try:
+                    if probing and reply.head.status == 206 and self._is_worth(head, admission):
+                        await self._spread(stack, reply, spool)
+                    else:
+                        await self._pump(reply, spool)
+                    return landed
+                except (UpstreamBroken, UpstreamSlow) as fault:
+                    self._on_trouble(
+                        fault
+                    )  # it ends here, and never passes the port where others are counted
+                    broken = fault
+        if head is None:  # no such range as the whole: asked again as if there were none
+            self._in_parts = False
+            return await self._try(source, final=final)
         await self._resume(spool, broken)
         return landed
 
@@ -123,6 +157,65 @@ class Transfer(Conversation):
         if held.validator_modified:
             headers.append(("if-modified-since", held.validator_modified))
         return headers
+
+    # --- over several connections ---
+
+    def _probes(self, headers: list[Header]) -> bool:
+        conditional = any(name in ("if-none-match", "if-modified-since") for name, _ in headers)
+        plain = not self._in_parts or self._no_cache or conditional
+        return not plain and probes(self._route, self._mount.download, self._known)
+
+    def _is_worth(self, head: UpstreamHead, admission: Keep | Bypass) -> bool:
+        return worth(head, admission, self._mount.download, promised=vouching(self._known))
+
+    async def _spread(self, stack: AsyncExitStack, reply: UpstreamReply, spool: Spool) -> None:
+        """The rest of a body whose first answer has begun. Raises `_LeftInOrder` where it has to be
+        gone on with in order, from what `spool` holds then."""
+        chunks = reply.chunks()
+        chunk = await anext(chunks, b"")
+        await spool.write(chunk)  # clients wait for these first bytes
+        await spool.scatter()
+        board = SegmentMap(spool.length or 0, (Span(0, spool.written),))
+        mirror = Mirror(self.source, validator(self._head), reply.at, direct=not reply.at)
+        self._ranges = Ranges(self._terms(), spool, board, [mirror, *self._mirrors()])
+        try:
+            await self._ranges.run(stack.pop_all(), chunks)
+        except (UpstreamBroken, UpstreamSlow, UpstreamUnreachable, UpstreamBusy, Busy) as fault:
+            raise _LeftInOrder(fault) from fault
+        finally:
+            self.resumes += self._ranges.failures
+            if spool.fault is None:
+                await spool.drain()
+                spool.gather()
+
+    def progress(self, spool: Spool) -> Progress:
+        ranges = self._ranges
+        parts = ranges.parts() if ranges is not None else ()
+        landed = max(spool.received, ranges.landed if ranges is not None else 0)
+        return Progress(spool.length, spool.written, landed, len(parts) or 1, parts, 0, self.resumes)
+
+    def _terms(self) -> Terms:
+        return Terms(
+            self._ask_part,
+            self._mount.download,
+            self._mount.limits,
+            promised=lambda: vouching(self._known),
+            judge_size=self._judge_size,
+            on_trouble=self._on_trouble,
+            clock=self._clock,
+        )
+
+    def _ask_part(
+        self, source: str, headers: list[Header], at: str, spare: bool
+    ) -> AbstractAsyncContextManager[UpstreamReply]:
+        request = self._request(source, [*self._route.headers, *headers])
+        return self._upstream.open(replace(request, at=at, spare=spare))
+
+    def _mirrors(self) -> list[Mirror]:
+        """Where the same bytes may be had as well, if the digest will tell."""
+        if not vouching(passing(self._known)):
+            return []
+        return [Mirror(source) for source in self._sources() if source != self.source]
 
     # --- after a break ---
 

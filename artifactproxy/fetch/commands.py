@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -45,6 +46,12 @@ class Wrong(Failure):
 )
 @click.option("--sha256", metavar="HEX", default="", help="What the file must hash to.")
 @click.option(
+    "--connections",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Of a URL, at most so many at once; as many as bring more. Default: 8.",
+)
+@click.option(
     "--allow-private",
     metavar="NETWORK",
     multiple=True,
@@ -56,6 +63,7 @@ def fetch(
     address: str,
     output: str | None,
     sha256: str,
+    connections: int | None,
     allow_private: tuple[str, ...],
     config_file: str | None,
     data: str | None,
@@ -76,10 +84,10 @@ def fetch(
     wanted = sha256.strip().lower().removeprefix("sha256:")
     if wanted and not _HEX.fullmatch(wanted):
         raise click.UsageError("--sha256 is 64 hexadecimal digits")
-    named, networks = _named(address, config), _networks(allow_private)
+    named, net = _named(address, config), _net(address, _networks(allow_private), connections)
     place = destination(output, named.filename)
     started = time.monotonic()
-    fetched = _held(place, wanted) or _fetched(config, named, wanted, place, networks)
+    fetched = _held(place, wanted) or _fetched(config, named, wanted, place, net)
     seconds = time.monotonic() - started
     facts = _facts(named.shown, place, fetched, seconds)
     text = json.dumps(facts, indent=2) if as_json else _line(place, fetched, seconds)
@@ -120,9 +128,7 @@ def _held(place: Destination, wanted: str) -> Fetched | None:
     return Fetched(place.path.stat().st_size, wanted, "held")
 
 
-def _fetched(
-    config: Config, named: Ours | Elsewhere, wanted: str, place: Destination, networks: tuple[Network, ...]
-) -> Fetched:
+def _fetched(config: Config, named: Ours | Elsewhere, wanted: str, place: Destination, net: Net) -> Fetched:
     from artifactproxy import control
     from artifactproxy.errors import Fault
     from artifactproxy.fetch.shown import shown
@@ -131,7 +137,7 @@ def _fetched(
     what, name = printable(named.shown), named.filename or place.shown
     try:
         with shown(named.shown, name) as bar:
-            return _by_some_way(config, named, wanted, place, bar, networks)
+            return _by_some_way(config, named, wanted, place, bar, net)
     except WrongBytes as wrong:
         raise Wrong(f"{what}: {wrong}; nothing was written") from wrong
     except control.Refused as refused:
@@ -151,7 +157,7 @@ def _by_some_way(
     wanted: str,
     place: Destination,
     bar: Shown,
-    networks: tuple[Network, ...],
+    net: Net,
 ) -> Fetched:
     from artifactproxy import control
     from artifactproxy.fetch import ways
@@ -167,7 +173,6 @@ def _by_some_way(
                 return asyncio.run(ways.by_folder(config, named, wanted, place, bar))
             # Whoever answers at that address, it is no instance of this data folder.
             named = elsewhere(named.text)
-    net = _net(named.url, networks)
     return asyncio.run(ways.by_address(config, named, wanted, place, bar, net))
 
 
@@ -179,7 +184,7 @@ def _judge_repository(named: Ours, config: Config) -> None:
         )
 
 
-def _net(url: str, networks: tuple[Network, ...]) -> Net:
+def _net(url: str, networks: tuple[Network, ...], connections: int | None) -> Net:
     """The way out as the environment gives it (http_proxy, https_proxy, all_proxy, no_proxy): other
     downloaders take it from there too."""
     from urllib.request import getproxies_environment
@@ -187,11 +192,17 @@ def _net(url: str, networks: tuple[Network, ...]) -> Net:
     from artifactproxy.fetch.ways import Net
 
     told = getproxies_environment()
-    egress = told.get(url.partition(":")[0]) or told.get("all", "")
+    if connections is not None and "://" not in url:
+        raise click.UsageError("--connections is for URLs; a repository has download.connections")
+    egress = told.get(url.partition(":")[0].lower()) or told.get("all", "")
     if egress and not egress.startswith(("http://", "https://")):
         raise click.UsageError(f"only http and https proxies can be used, not {egress.partition(':')[0]}")
     without = (host.strip() for host in told.get("no", "").split(","))
-    return Net(egress, tuple(host for host in without if host), networks)
+    net = Net(egress, tuple(host for host in without if host), networks)
+    if connections is None:
+        return net
+    most = max(connections, net.download.max_per_host)
+    return replace(net, download=replace(net.download, connections=connections, max_per_host=most))
 
 
 def _facts(url: str, place: Destination, fetched: Fetched, seconds: float) -> dict[str, object]:

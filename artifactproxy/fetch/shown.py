@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 
+Seen = dict[str, Any]
+"""`engine.progress.Progress` as a mapping, with the size of a `segment`; empty where no download is under way."""
+
+
 class Shown(Protocol):
     def begin(self, total: int | None) -> None:
         """The body has begun; `total` in bytes, None where it is not known."""
@@ -23,8 +28,7 @@ class Shown(Protocol):
     def come(self, done: int) -> None:
         """So many bytes are here."""
 
-    def progress(self, seen: dict[str, Any]) -> None:
-        """`engine.progress.Progress` as a mapping; empty where no download is under way."""
+    def progress(self, seen: Seen) -> None: ...
 
 
 @contextmanager
@@ -70,7 +74,7 @@ class Lines:
     def come(self, done: int) -> None:
         pass
 
-    def progress(self, seen: dict[str, Any]) -> None:
+    def progress(self, seen: Seen) -> None:
         if seen:
             self._say(seen["total"], seen.get("resumed", 0))
 
@@ -95,7 +99,7 @@ class _Bar:
     def come(self, done: int) -> None:
         self._bars.update(self._task, completed=done)
 
-    def progress(self, seen: dict[str, Any]) -> None:
+    def progress(self, seen: Seen) -> None:
         if not seen:
             return
         if not self._begun:
@@ -105,8 +109,9 @@ class _Bar:
         self._bars.update(self._task, total=seen["total"], completed=seen["landed"], over=over(seen))
 
 
-def over(seen: dict[str, Any]) -> str:
+def over(seen: Seen) -> str:
     """How the rest comes in."""
-    segments = f"segment {seen['segments'][0]} of {seen['segments'][1]}, " if seen.get("segments") else ""
-    count = seen["connections"]
-    return f"{segments}{count} connection{'s' if count != 1 else ''}"
+    if not seen["parts"] or seen["total"] is None:
+        return "1 connection"
+    done, whole = seen["landed"] // seen["segment"], math.ceil(seen["total"] / seen["segment"])
+    return f"{done} of {whole} segments, {seen['connections']} connections"

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -25,9 +25,9 @@ from artifactproxy.errors import BrokenPromise, Fault, UpstreamBroken
 from artifactproxy.fetch.names import Elsewhere, Ours
 from artifactproxy.fetch.onefile import ASK, REPO, OneFile
 from artifactproxy.fetch.place import COPY_BYTES, Destination, Draft, copied
-from artifactproxy.fetch.shown import Shown
+from artifactproxy.fetch.shown import Seen, Shown
 from artifactproxy.fetch.workplace import Order, workplace
-from artifactproxy.limits import Policy
+from artifactproxy.limits import Download, Policy, RemoteLimits
 from artifactproxy.model import Ask
 from artifactproxy.upstream.client import RemoteAccess
 from artifactproxy.upstream.guard import Network
@@ -56,6 +56,7 @@ class Net:
     egress: str = ""
     no_proxy: tuple[str, ...] = ()
     allow_private: tuple[Network, ...] = ()
+    download: Download = field(default_factory=Download)
 
 
 class WrongBytes(Exception):
@@ -111,16 +112,16 @@ async def by_folder(config: Config, named: Ours, sha256: str, place: Destination
     store = replace(config.store, redirect="never") if config.store is not None else None
     config = replace(config, store=store, log=Log(config.log.file or Path(os.devnull), config.log.level))
     async with _ended_by_signals(), wiring.offline(config) as engine:
-        return await _watched(engine, named.ask, shown, lambda: _copied(engine, named.ask, sha256, place))
+        return await _Watch(engine, named.ask, shown).during(lambda watch: _copied(watch, sha256, place))
 
 
-async def _copied(engine: Engine, ask: Ask, sha256: str, place: Destination) -> Fetched:
+async def _copied(watch: _Watch, sha256: str, place: Destination) -> Fetched:
     """Into a file of its own: the one in the store must not change when the user's does."""
-    answer = await engine.handle(ask)
+    answer = await watch.handle()
     with place.draft() as draft:
         await _take(answer, draft)
         judge(draft.sha256, sha256)
-    await _stored(engine, ask)
+    await watch.stored()
     return Fetched(draft.size, draft.sha256, dict(answer.headers).get("X-Artifact-Source", "cache"))
 
 
@@ -148,12 +149,6 @@ async def _take(answer: Answer, draft: Draft) -> None:
             raise UpstreamBroken(f"there is no body to fetch: the answer is {answer.status}")
 
 
-async def _stored(engine: Engine, ask: Ask) -> None:
-    """Until the download is in the cache, or nothing will come of it."""
-    while "fill" in await engine.explain(ask):  # noqa: ASYNC110  (the engine has no event for it)
-        await asyncio.sleep(LOOK / 2)
-
-
 # --- the world ---
 
 
@@ -166,8 +161,8 @@ async def by_address(
         alone = _alone(config, work.folder.path)
         try:
             async with _ended_by_signals(), wiring.running(alone, folder=work.folder) as (engine, _, _):
-                wiring.swap(engine, alone, {REPO: _mount(named, sha256)}, {REPO: _way(named, net)})
-                return await _watched(engine, ASK, shown, lambda: _adopted(engine, place))
+                wiring.swap(engine, alone, {REPO: _mount(named, sha256, net)}, {REPO: _way(named, net)})
+                return await _Watch(engine, ASK, shown).during(lambda watch: _adopted(watch, place))
         except Fault as fault:
             if fault.code in WRONG:
                 work.keep = False
@@ -175,8 +170,8 @@ async def by_address(
             raise
 
 
-async def _adopted(engine: Engine, place: Destination) -> Fetched:
-    answer = await engine.handle(ASK)
+async def _adopted(watch: _Watch, place: Destination) -> Fetched:
+    answer = await watch.handle()
     if not isinstance(answer.body, Tail):  # complete already: the last try ended between here and there
         with place.draft() as draft:
             await _take(answer, draft)
@@ -213,9 +208,20 @@ def _alone(config: Config, folder: Path) -> Config:
     )
 
 
-def _mount(named: Elsewhere, sha256: str) -> Mount:
-    policy = Policy(max_artifact_bytes=NO_BOUND)
-    return Mount(REPO, OneFile(named.url, sha256), policy, upstreams=(_origin(named),))
+def _mount(named: Elsewhere, sha256: str, net: Net) -> Mount:
+    return Mount(
+        REPO,
+        OneFile(named.url, sha256),
+        Policy(max_artifact_bytes=NO_BOUND),
+        _limits(net),
+        upstreams=(_origin(named),),
+        download=net.download,
+    )
+
+
+def _limits(net: Net) -> RemoteLimits:
+    """There is nobody else to leave a place to."""
+    return RemoteLimits(connections_per_host=net.download.max_per_host)
 
 
 def _way(named: Elsewhere, net: Net) -> RemoteAccess:
@@ -227,6 +233,8 @@ def _way(named: Elsewhere, net: Net) -> RemoteAccess:
         allow_private=net.allow_private,
         egress=net.egress,
         no_proxy=net.no_proxy,
+        limits=_limits(net),
+        max_per_host=net.download.max_per_host,
         via=wiring.VIA,
     )
 
@@ -239,33 +247,54 @@ def _origin(named: Elsewhere) -> str:
 # --- in this process ---
 
 
-async def _watched(engine: Engine, ask: Ask, shown: Shown, act: Callable[[], Awaitable[Fetched]]) -> Fetched:
-    """Do it, and tell how far it is. Whoever interrupts it waits for nothing."""
-    most = 0
+class _Watch:
+    """Tells how far the download of `ask` is, for as long as something is done. Whoever interrupts that
+    waits for nothing."""
 
-    async def look() -> None:
-        nonlocal most
+    def __init__(self, engine: Engine, ask: Ask, shown: Shown) -> None:
+        self._engine = engine
+        self._ask = ask
+        self._shown = shown
+        self._resumed = 0
+
+    async def handle(self) -> Answer:
+        """The engine's answer, whose size is shown."""
+        answer = await self._engine.handle(self._ask)
+        await self._look()
+        self._shown.begin(getattr(answer.body, "length", None))
+        return answer
+
+    async def during(self, act: Callable[[_Watch], Awaitable[Fetched]]) -> Fetched:
+        looking = asyncio.create_task(self._keep_looking())
+        try:
+            fetched = await act(self)
+        except asyncio.CancelledError:
+            await self._engine.close(0.0)
+            raise
+        finally:
+            looking.cancel()
+        return replace(fetched, resumed=self._resumed)
+
+    async def stored(self) -> None:
+        """Until the download is in the cache, or nothing will come of it."""
+        while "fill" in await self._engine.explain(self._ask):  # noqa: ASYNC110  (there is no event for it)
+            await asyncio.sleep(LOOK / 2)
+
+    async def _keep_looking(self) -> None:
         while True:
-            seen = _seen(await engine.explain(ask))
-            most = max(most, seen.get("resumed", 0))
-            shown.progress(seen)
+            await self._look()
             await asyncio.sleep(LOOK)
 
-    looking = asyncio.create_task(look())
-    try:
-        fetched = await act()
-    except asyncio.CancelledError:
-        await engine.close(0.0)
-        raise
-    finally:
-        looking.cancel()
-    return replace(fetched, resumed=most)
+    async def _look(self) -> None:
+        seen = _seen(await self._engine.explain(self._ask))
+        self._resumed = max(self._resumed, seen.get("resumed", 0))
+        self._shown.progress(seen)
 
 
-def _seen(report: dict[str, Any]) -> dict[str, Any]:
-    """The progress of a fill, out of what `explain` tells; empty where there is none."""
+def _seen(report: dict[str, Any]) -> Seen:
+    """How far a fill is, out of what `explain` tells; empty where there is none."""
     fill = report.get("fill") or {}
-    return fill.get("progress") or {}
+    return fill["progress"] | {"segment": fill["segment"]} if "progress" in fill else {}
 
 
 @asynccontextmanager

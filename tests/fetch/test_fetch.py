@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from artifactproxy.fetch.workplace import beside
-from tests.chaos.behaviours import cut, ok, redirect, stall, status
+from tests.chaos.behaviours import cut, ok, redirect, slow, stall, status
 from tests.program import START
 
 ROOT = Path(__file__).parent.parent.parent
@@ -57,7 +57,7 @@ def test_a_file_is_fetched_whole_and_nothing_else_is_left(run, chaos, here, tmp_
         "source": "remote",
         "resumed_bytes": 0,
     }
-    assert chaos.hits("/files/a.tgz") == 1
+    assert chaos.hits("/files/a.tgz") == (1 if size else 2)  # of nothing there is no range
     assert not (tmp_path / "data").exists()  # it is no business of the proxy's
 
 
@@ -107,9 +107,24 @@ def test_nobody_there_is_code_1(run, here):
     assert names(here) == []
 
 
+def test_a_large_file_comes_over_as_many_connections_as_are_wanted(run, chaos, here):
+    body = chaos.script("/a.img", slow(20 * 2**20), size=40 * 2**20)
+    for number in (1, 4):
+        before = chaos.hits("/a.img")
+        code, _, err = run(chaos.url("/a.img"), "--connections", str(number), "--sha256", body.sha256)
+        assert code == 0, err
+        asked = chaos.requests[before:]
+        assert (len({seen.connection for seen in asked}) > 1) == (number > 1)
+        assert all("range" in seen.headers for seen in asked[1:])
+        assert names(here) == ["a.img"]
+        (here / "a.img").unlink()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("http://files.example/x", "--connections", "0"),
+        ("tools/x", "--connections", "2"),
         ("ftp://files.example/x",),
         ("http://files.example/",),
         ("http://files.example/x", "--sha256", "12"),
