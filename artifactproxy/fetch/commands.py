@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -170,10 +171,17 @@ def _by_some_way(
         except control.NotRunning:
             if not named.is_url:
                 _judge_repository(named, config)
-                return asyncio.run(ways.by_folder(config, named, wanted, place, bar))
+                return _run(ways.by_folder(config, named, wanted, place, bar))
             # Whoever answers at that address, it is no instance of this data folder.
             named = elsewhere(named.text)
-    return asyncio.run(ways.by_address(config, named, wanted, place, bar, net))
+    return _run(ways.by_address(config, named, wanted, place, bar, net))
+
+
+def _run(way: Coroutine[None, None, Fetched]) -> Fetched:
+    from artifactproxy.wiring import loop_factory
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(way)
 
 
 def _judge_repository(named: Ours, config: Config) -> None:
