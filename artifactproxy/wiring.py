@@ -93,6 +93,7 @@ async def running(
                 bearable=BEARABLE if config.index is not None else BEARABLE - {"index"},
                 bulletin=bulletin,
                 redirect=kept.redirect,
+                left_overs=kept.disk,
             )
         )
         stack.push_async_callback(engine.close, STORING_SECONDS)

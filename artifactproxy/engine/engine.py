@@ -25,7 +25,7 @@ from artifactproxy.engine.pipeline import Pipeline
 from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.teachers import Teachers
-from artifactproxy.engine.temps import TempSpace
+from artifactproxy.engine.temps import LeftOvers, TempSpace
 from artifactproxy.engine.terms import Redirect, Tools
 from artifactproxy.engine.unrecorded import Unrecorded
 from artifactproxy.engine.usage import Usage
@@ -73,6 +73,7 @@ class Parts:
     bearable: frozenset[str] = frozenset({"coordination"})
     bulletin: Bulletin | None = None
     redirect: Redirect | None = None
+    left_overs: LeftOvers | None = None
     truth: BlobStore | None = None
     """The store past all copies of it; None: it keeps none."""
 
@@ -183,6 +184,7 @@ class Engine:
             unrecorded=self._unrecorded,
             waiting=self._waiting,
             redirect=parts.redirect,
+            left_overs=parts.left_overs,
         )
         self._fills = FillTable(tools)
         self.offer = Offer(self._fills)

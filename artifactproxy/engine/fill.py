@@ -213,6 +213,7 @@ class Fill(Standing):
             clock=self._tools.clock,
             decoded_ratio=self._tools.limits.decoded_ratio,
             store=self._tools.store,
+            left_overs=self._tools.left_overs,
             landed=lambda: self._turn.landed(self.plan),
         )
         return self._latest

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-from artifactproxy.engine.spool import BATCH_BYTES, Spool
+from artifactproxy.engine.scattered import Scattered
+from artifactproxy.engine.spool import BATCH_BYTES
 from artifactproxy.errors import Fault
 from artifactproxy.rules.segments import Segment
 
@@ -14,12 +14,11 @@ SOON = 0.01  # seconds for which few bytes wait for more: every trip to the disk
 
 class Landing:
     """Of one segment. Few bytes go to the disk within `SOON`, many at once, and the connection is
-    paused while too many wait. `on_landed` hears how many have arrived."""
+    paused while too many wait."""
 
-    def __init__(self, spool: Spool, segment: Segment, on_landed: Callable[[int], None]) -> None:
-        self._spool = spool
+    def __init__(self, body: Scattered, segment: Segment) -> None:
+        self._body = body
         self._segment = segment
-        self._on_landed = on_landed
         self._pending: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -72,10 +71,10 @@ class Landing:
             while self._size:
                 chunks, self._pending = self._pending, []
                 size, self._size = self._size, 0
-                body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                await self._spool.land(self._segment.landed, body)
+                joined = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                await self._body.land(self._segment.landed, joined)
                 self._segment.landed += size
-                self._on_landed(size)
+                self._body.landed()
                 if self._size < BATCH_BYTES:
                     break
         except Fault as fault:

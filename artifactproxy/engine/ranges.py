@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from artifactproxy.engine.landing import Landing
 from artifactproxy.engine.mirrors import Ask, Mirror
 from artifactproxy.engine.progress import Part
-from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.scattered import Scattered
 from artifactproxy.errors import (
     BrokenPromise,
     Busy,
@@ -34,11 +34,13 @@ from artifactproxy.rules.crew import Crew, share, straggles, usual
 from artifactproxy.rules.http import parse_retry_after
 from artifactproxy.rules.ranges import UNFIT, judge_segment
 from artifactproxy.rules.retry import backoff
-from artifactproxy.rules.segments import Segment, SegmentMap
+from artifactproxy.rules.segments import Segment
 
 WINDOW = 0.06  # seconds over which one number of connections is judged
 TICK = 0.02
 NO_SPARE = 0.2  # seconds before it is looked again for a connection to spare
+LATELY = 0.4  # seconds for the rate of one connection
+YOUNG = 0.1  # seconds before which that rate says nothing
 RTTS = 4.0  # round trips that judging, or taking over from another connection, must be worth
 _MAY_PASS = (UpstreamBroken, UpstreamSlow, UpstreamUnreachable, UpstreamBusy, Busy)
 
@@ -54,21 +56,36 @@ class Connection:
     first: bool = False
     began: float = 0.0
     came: int = 0
+    marks: tuple[tuple[float, int], tuple[float, int]] = ((0.0, 0), (0.0, 0))
+
+    def count(self, now: float, size: int) -> None:
+        if not self.began:
+            self.began = now
+            self.marks = ((now, 0), (now, 0))
+        self.came += size
+        if now - self.marks[1][0] > LATELY:
+            self.marks = (self.marks[1], (now, self.came))
 
     def rate(self, now: float) -> float:
-        """Bytes a second since its first byte."""
-        return self.came / max(now - self.began, 0.01) if self.began else 0.0
+        """Bytes a second, lately."""
+        since, before = self.marks[0]
+        return (self.came - before) / max(now - since, 0.01) if self.began else 0.0
+
+    def worked(self, now: float, rtt: float) -> float:
+        """Seconds in which it should have brought something."""
+        return now - (self.began or self.asked + RTTS * rtt)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one body is read by: `promised` says whether its digest is known by now, `clock` tells the
+    """What one body is read by: `promised` says whether its digest is known by now, and `sha256` gives that, `clock` tells the
     time of day, `on_trouble` hears of each failed part, and `judge_size` raises `TooLarge`."""
 
     ask: Ask
     download: Download
     limits: RemoteLimits
     promised: Callable[[], bool]
+    sha256: Callable[[], str]
     judge_size: Callable[[int], None]
     on_trouble: Callable[[Fault], None]
     clock: Callable[[], float]
@@ -78,15 +95,14 @@ class Ranges:
     """One body of known length. `mirrors` are tried in turn for bytes that failed; the first is where
     the body began."""
 
-    def __init__(self, terms: Terms, spool: Spool, board: SegmentMap, mirrors: list[Mirror]) -> None:
+    def __init__(self, terms: Terms, body: Scattered, mirrors: list[Mirror]) -> None:
         self._terms = terms
-        self._spool = spool
-        self._board = board
+        self._body = body
+        self._board = body.board
         self._mirrors = mirrors
         self._crew = Crew.first(terms.download.connections)
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._news = asyncio.Event()
-        self._grown = asyncio.Event()
         self._clear = asyncio.Event()
         self._clear.set()
         self._cut: set[int] = set()
@@ -100,7 +116,7 @@ class Ranges:
     async def run(self, first: AsyncExitStack, chunks: AsyncIterator[bytes]) -> None:
         """Until the whole is in the spool. `chunks` is the rest of the first answer, and `first` what it
         keeps open. Raises what could not be mended; what has landed without a gap stays in the spool."""
-        follow = asyncio.create_task(self._follow())
+        follow = asyncio.create_task(self._body.follow())
         try:
             segment = self._board.claim(self._terms.download.segment, self._crew.size)
             if segment is not None:
@@ -110,6 +126,7 @@ class Ranges:
                 self._terms.judge_size(self._board.length)
                 self._man()
                 await self._turn_of_events(follow)
+                await self._body.save(self._terms.sha256(), _now())
             await follow
         finally:
             follow.cancel()
@@ -148,7 +165,7 @@ class Ranges:
         task.add_done_callback(lambda _done: self._news.set())
 
     def _connection(self, segment: Segment, mirror: Mirror, *, first: bool = False) -> Connection:
-        landing = Landing(self._spool, segment, self._landed)
+        landing = Landing(self._body, segment)
         return Connection(segment, mirror, landing, asked=_now(), first=first)
 
     def _steal(self, now: float) -> Segment | None:
@@ -156,11 +173,20 @@ class Ranges:
         others = self._usual(now)
         if not others:
             return None
-        slowest = max(self._tasks.values(), key=lambda c: c.segment.left / max(c.rate(now), 1.0))
-        rate = slowest.rate(now)
-        if slowest.segment.left / max(rate, 1.0) < RTTS * self._rtt:
+
+        def needs(connection: Connection) -> float:
+            return connection.segment.left / self._expected(connection, now, others)
+
+        slowest = max(self._tasks.values(), key=needs)
+        if needs(slowest) < RTTS * self._rtt + YOUNG:
             return None
+        rate = self._expected(slowest, now, others)
         return self._board.split(slowest.segment, share(rate=rate, others=others))
+
+    def _expected(self, connection: Connection, now: float, others: float) -> float:
+        """Of one that has just begun, what the others bring."""
+        known = connection.worked(now, self._rtt) > YOUNG
+        return max(connection.rate(now) if known else others, 1.0)
 
     def _usual(self, now: float) -> float:
         return usual(c.rate(now) for c in self._tasks.values() if c.came)
@@ -171,7 +197,7 @@ class Ranges:
         others = 0.0 if self.alone else self._usual(now)
         for task, connection in self._tasks.items():
             segment, rate = connection.segment, connection.rate(now)
-            worked = now - (connection.began or connection.asked + RTTS * self._rtt)
+            worked = connection.worked(now, self._rtt)
             slow = straggles(rate=rate, others=others, worked=worked, left=segment.left)
             if slow and segment.start not in self._cut:
                 self._cut.add(segment.landed)
@@ -201,7 +227,8 @@ class Ranges:
         if follow.done():
             follow.result()
         for task in [task for task in self._tasks if task.done()]:
-            await self._left(task)
+            if task in self._tasks:  # else it was dismissed with others
+                await self._left(task)
         now = _now()
         self._exchange(now)
         self._judge(now)
@@ -304,7 +331,8 @@ class Ranges:
     async def _read(self, connection: Connection, chunks: AsyncIterator[bytes], stop: int | None) -> None:
         """`stop` is where the answer must end; None for the first, which brings all there is."""
         async for chunk in chunks:
-            self._count(connection, len(chunk))
+            connection.count(_now(), len(chunk))
+            self._window_bytes += len(chunk)
             if not await self._take(connection, chunk, stop):
                 break
         else:
@@ -326,27 +354,6 @@ class Ranges:
             taken, chunk = chunk[: segment.left], chunk[segment.left :]
             await connection.landing.write(taken)
         return True
-
-    def _count(self, connection: Connection, size: int) -> None:
-        if not connection.began:
-            connection.began = _now()
-        connection.came += size
-        self._window_bytes += size
-
-    # --- in order ---
-
-    def _landed(self, _size: int) -> None:
-        self._grown.set()
-
-    async def _follow(self) -> None:
-        """What has landed without a gap is hashed and shown to readers."""
-        while self._spool.written < self._board.length:
-            self._grown.clear()
-            frontier = self._board.frontier
-            if frontier > self._spool.written:
-                await self._spool.reach(frontier)
-            else:
-                await self._grown.wait()
 
 
 def _refuse(head: UpstreamHead, now: float) -> None:

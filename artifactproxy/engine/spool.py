@@ -19,14 +19,13 @@ from typing import Protocol
 from artifactproxy import failpoints
 from artifactproxy.engine.reread import WholeBody, digests_of
 from artifactproxy.engine.tailing import SpoolReader
-from artifactproxy.engine.temps import TempSpace, allocate, disk_fault, write_all, write_at
+from artifactproxy.engine.temps import TempSpace, disk_fault, has_map, remove_map, write_all
 from artifactproxy.errors import Fault
 from artifactproxy.model import Digest, Span
 
 FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
 FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
-FOLLOW_BYTES = 1024 * 1024  # of what has landed out of order, hashed at a time
 
 
 class Hashing(Protocol):
@@ -35,9 +34,8 @@ class Hashing(Protocol):
 
 
 class Spool:
-    """One growing body; `length` None: not announced. Written by one task in order, or, between
-    `scatter` and `gather`, by several anywhere below `length`: then `written` is what has landed without
-    a gap and is hashed."""
+    """One growing body; `length` None: not announced. Written by one task in order, or through a
+    `Scattered` by several anywhere below `length`: then `written` is what has landed without a gap."""
 
     def __init__(
         self,
@@ -57,6 +55,7 @@ class Spool:
         self.fault: Fault | None = None
         self.readers = 0
         self.round = 0  # how often it has started over
+        self.kept = False  # whether its file stays for the next life, if there is a map of it
         self._hold_back = hold_back
         self._memory_bytes = memory_bytes
         self._space = space
@@ -124,11 +123,11 @@ class Spool:
             if self._batch is batch:
                 await asyncio.sleep(0)
 
-    def _spill(self) -> None:
+    def _spill(self, left_over: Path | None = None) -> None:
         try:
-            self.path = self._space.new_path()
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, 0o600)
+            self.path = left_over or self._space.new_path()
+            new = 0 if left_over else os.O_CREAT | os.O_EXCL
+            self._fd = os.open(self.path, os.O_RDWR | new | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             failpoints.hit("tmp.opened")
             write_all(self._fd, bytes(self._memory))
         except OSError as error:
@@ -205,36 +204,32 @@ class Spool:
         if self.fault is not None:
             raise self.fault
 
-    # --- out of order ---
+    # --- for `Scattered` ---
 
-    async def scatter(self) -> None:
-        """Bytes may land anywhere from now on; the file has its full size, so that a disk too small for
-        it is known before they come. Raises as `write`."""
-        await self.drain()
+    def into_file(self, left_over: Path | None = None) -> None:
+        """Have a temp file from here on; one that an earlier life has left, if given. Raises as `write`."""
         if self._fd < 0:
-            self._spill()
-        await self._on_disk(allocate, self._fd, self.length or 0)
+            self._spill(left_over)
 
-    async def land(self, offset: int, body: bytes) -> None:
-        """On the disk when it returns, though not yet `written`. Raises as `write`."""
-        await self._on_disk(write_at, self._fd, offset, body)
+    def follow(self, stop: int) -> None:
+        """Blocking: hash what has landed up to `stop`. Raises OSError."""
+        body = os.pread(self._fd, stop - self.written, self.written)
+        if len(body) != stop - self.written:
+            raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
+        self._hasher.update(body)
 
-    async def reach(self, stop: int) -> None:
-        """All up to `stop` has landed: hash it, in order. It comes back from the page cache: most bytes
-        land ahead of a gap, and keeping them in memory until it closes would take a segment for each
-        connection. Raises as `write`."""
-        while self.written < stop:
-            size = min(FOLLOW_BYTES, stop - self.written)
-            await self._on_disk(self._hash_landed, self.written, size)
-            self.received = max(self.received, self.written + size)
-            self._grow(size)
+    def followed(self, stop: int) -> None:
+        self.received = max(self.received, stop)
+        self._grow(stop - self.written)
 
-    def gather(self) -> None:
-        """In order again, after `drain`: what landed behind a gap is forgotten."""
+    def go_on(self) -> None:
+        """In order again: what landed behind a gap is forgotten. After `drain`."""
         self.received = self.written
         os.lseek(self._fd, self.written, os.SEEK_SET)
 
-    async def _on_disk(self, work: Callable[..., None], *arguments: object) -> None:
+    async def on_disk(self, work: Callable[..., None], *arguments: object) -> None:
+        """In the hashing thread. Whoever is cancelled leaves it running: it has our descriptor. Raises as
+        `write`."""
         self._raise_fault()
         if self._executor is None:
             try:
@@ -247,7 +242,7 @@ class Spool:
         job = loop.run_in_executor(self._executor, work, *arguments)
         self._jobs.add(job)
         job.add_done_callback(self._job_done)
-        await asyncio.wait((job,))  # which a cancelled caller leaves running: it has our descriptor
+        await asyncio.wait((job,))
         failed = job.exception()
         if failed is not None:
             fault = disk_fault(failed)
@@ -261,12 +256,6 @@ class Spool:
             job.exception()
         if self._done:
             self._release_file()
-
-    def _hash_landed(self, start: int, size: int) -> None:
-        body = os.pread(self._fd, size, start)
-        if len(body) != size:
-            raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
-        self._hasher.update(body)
 
     # --- the owner's verdict ---
 
@@ -326,6 +315,8 @@ class Spool:
     def moved(self) -> None:
         """The store took over the file at `path`; our descriptor keeps serving readers."""
         self._give_back()
+        if self.path is not None:
+            remove_map(self.path)
         self.path = None
 
     def _release_file(self) -> None:
@@ -337,10 +328,11 @@ class Spool:
             os.close(self._fd)
             self._fd = -1
         self._give_back()
-        if self.path is not None:
+        if self.path is not None and not (self.kept and has_map(self.path)):
             with suppress(OSError):  # a disk that fails here has already been reported
                 self.path.unlink()
-            self.path = None
+            remove_map(self.path)
+        self.path = None
 
     # --- reading ---
 

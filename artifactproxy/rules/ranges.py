@@ -12,16 +12,20 @@ from typing import Final
 
 from artifactproxy.errors import BrokenPromise, UpstreamBroken
 from artifactproxy.limits import Download
-from artifactproxy.model import Keep, Kind, Promise, Route, Span, UpstreamHead
+from artifactproxy.model import Header, Keep, Kind, Promise, Route, Span, UpstreamHead
 from artifactproxy.rules.http import parse_content_range, strong
 
-PROBE: Final = ("range", "bytes=0-")
-"""The first request: all of it, as a range. A small body simply ends in it, and so does one whose
-upstream answers 200; a large one has shown by its 206 that it can be had in parts."""
 STRONG_AFTER: Final = 60.0  # seconds between Last-Modified and Date
 
 UNFIT: Final = frozenset({"bad_206", "ranges_ignored", "ranges_refused"})
 """Codes that say: over parallel ranges this is not to be had from there."""
+
+
+def probe(start: int = 0) -> Header:
+    """The first request: all of it, or all that is missing, as a range. A small body simply ends in it,
+    and so does one whose upstream answers 200; a large one has shown by its 206 that it can be had in
+    parts."""
+    return ("range", f"bytes={start}-")
 
 
 def probes(route: Route, download: Download, promise: Promise | None) -> bool:
@@ -32,30 +36,34 @@ def probes(route: Route, download: Download, promise: Promise | None) -> bool:
     return size is None or size >= download.from_bytes
 
 
-def whole(head: UpstreamHead) -> UpstreamHead | None:
-    """The head of a 206 to `PROBE` as the 200 that it stands for; other answers as they are. None for
-    a 206 that is not exactly the whole, and for a 416 (RFC 9110 15.5.17: an empty body has no range)."""
+def whole(head: UpstreamHead, start: int = 0, length: int | None = None) -> UpstreamHead | None:
+    """The head of a 206 to `probe(start)` as the 200 of the whole that it stands for; other answers as they
+    are. `length` is that of the whole, if it is known. None for a 206 that is not exactly this, and for a
+    416 (RFC 9110 15.5.17: an empty body has no range)."""
     if head.status == 416:
         return None
     if head.status != 206:
         return head
     parsed = parse_content_range(head.headers.get("content-range", ""))
-    if parsed is None or _multipart(head):
+    if parsed is None or _multipart(head) or not head.framed:
         return None
     span, total = parsed
-    if total is None or span != Span(0, total) or head.length not in (None, total):
+    if total is None or total != (total if length is None else length) or span != Span(start, total):
         return None
-    if not (head.framed or head.length == total):
+    if head.length not in (None, span.size) or (start and _coded(head)):
         return None
     headers = {name: value for name, value in head.headers.items() if name != "content-range"}
-    return replace(head, status=200, headers=headers, length=total, framed=True)
+    return replace(head, status=200, headers=headers, length=total)
+
+
+def large(length: int, download: Download) -> bool:
+    """Whether a body of this length is read in parts."""
+    return download.connections > 1 and length >= max(download.from_bytes, download.segment + 1)
 
 
 def worth(head: UpstreamHead, admission: object, download: Download, *, promised: bool) -> bool:
     """Whether a body with this head (a 206 to `PROBE`, as `whole` gives it) is read in parallel."""
-    if not isinstance(admission, Keep) or download.connections < 2:
-        return False
-    if head.length is None or head.length < max(download.from_bytes, download.segment + 1):
+    if not isinstance(admission, Keep) or head.length is None or not large(head.length, download):
         return False
     return not _coded(head) and (promised or bool(validator(head)))
 

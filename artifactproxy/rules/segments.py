@@ -6,15 +6,57 @@ taken from a connection and what lies on the disk, and says what to ask for.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from artifactproxy.model import Span
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 LEAST: Final = 2**20  # a request costs a round trip, so nothing smaller is asked for on its own
 WORTH_SPLITTING: Final = 256 * 1024  # of what is left to one connection, when others have nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class SavedMap:
+    """What has landed of a promised body, as it is written beside the file that holds it."""
+
+    sha256: str
+    length: int
+    spans: tuple[Span, ...]
+
+    def text(self) -> str:
+        spans = [[span.start, span.stop] for span in self.spans]
+        return json.dumps({"version": 1, "sha256": self.sha256, "length": self.length, "spans": spans})
+
+
+def read_map(text: str | bytes) -> SavedMap | None:
+    """None for what is no such map, or contradicts itself."""
+    try:
+        read = json.loads(text)
+        if read["version"] != 1:
+            return None
+        spans = tuple(Span(int(start), int(stop)) for start, stop in read["spans"])
+        saved = SavedMap(str(read["sha256"]), int(read["length"]), spans)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    ends = [0, *(end for span in spans for end in (span.start, span.stop)), saved.length]
+    orderly = ends == sorted(ends) and all(span.size for span in spans)
+    return saved if orderly and _SHA256.fullmatch(saved.sha256) else None
+
+
+def resumable(saved: SavedMap) -> tuple[Span, ...]:
+    """What need not come again. One byte always does, since its answer tells what the whole is now."""
+    last = saved.length - 1
+    return tuple(Span(s.start, min(s.stop, last)) for s in saved.spans if s.start < last)
+
+
+def next_to_ask(saved: SavedMap) -> int:
+    """The first byte that has not landed."""
+    return SegmentMap(saved.length, resumable(saved)).frontier
 
 
 @dataclass(slots=True, eq=False)
