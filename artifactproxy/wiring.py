@@ -43,11 +43,16 @@ STORING_SECONDS = 5.0  # for fills whose last byte came, after the last client h
 
 @asynccontextmanager
 async def running(
-    config: Config, clock: Clock = time.time, *, folder: DataFolder | None = None, place: Place | None = None
+    config: Config,
+    clock: Clock = time.time,
+    *,
+    folder: DataFolder | None = None,
+    place: Place | None = None,
+    keep_parts: bool = False,
 ) -> AsyncIterator[tuple[Engine, Observations, DataFolder]]:
     """The whole graph below the web floor, started; closed in reverse order. A `folder` that the
     caller has locked is for a command: how the last serving process ended stays known. With a `place`
-    this is one of several workers, and the supervisor sees to the folder."""
+    this is one of several workers, and the supervisor sees to the folder. `keep_parts`: see `Parts`."""
     async with AsyncExitStack() as stack:
         serving = folder is None and place is None
         folder = place.folder if place else folder
@@ -94,6 +99,7 @@ async def running(
                 bulletin=bulletin,
                 redirect=kept.redirect,
                 left_overs=kept.disk,
+                keep_parts=keep_parts,
             )
         )
         stack.push_async_callback(engine.close, STORING_SECONDS)

@@ -74,6 +74,9 @@ class Parts:
     bulletin: Bulletin | None = None
     redirect: Redirect | None = None
     left_overs: LeftOvers | None = None
+    keep_parts: bool = False
+    """Whether a large promised body that could not be had whole stays for the next life; in a process that
+    goes on there is no next life, and it would only take room."""
     truth: BlobStore | None = None
     """The store past all copies of it; None: it keeps none."""
 
@@ -130,17 +133,18 @@ class _Listening:
                 self._watch.worked(name)
 
 
-def _new_spool(
-    limits: Limits, space: TempSpace, executor: Executor | None, length: int | None, promise: Promise | None
-) -> Spool:
-    return Spool(
+def _new_spool(parts: Parts, space: TempSpace, length: int | None, promise: Promise | None) -> Spool:
+    limits = parts.limits
+    spool = Spool(
         length=length,
         hold_back=limits.hold_back,
         memory_bytes=limits.memory_body,
         space=space,
-        executor=executor,
+        executor=parts.executor,
         new_hasher=lambda: Hasher(algorithms(promise)),
     )
+    spool.kept = parts.keep_parts
+    return spool
 
 
 class Engine:
@@ -158,7 +162,7 @@ class Engine:
         space = TempSpace(parts.new_path, parts.room, limits.temp_bytes, self._waiting.make_room)
         self._space = space
         locate = Recheck(parts.store, active=parts.recheck).locate
-        new_spool = partial(_new_spool, limits, space, parts.executor)
+        new_spool = partial(_new_spool, parts, space)
         bodies = Bodies(parts.store, locate, new_spool)
         self._documents = Documents(bodies, parts.new_path, limits, parts.clock)
 

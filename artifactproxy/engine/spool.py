@@ -284,6 +284,8 @@ class Spool:
         """Throw away what came so far; only while `untouched` and after `drain`."""
         if not self.untouched:
             raise RuntimeError("an answer was already begun from this body")
+        if self.path is not None:
+            remove_map(self.path)  # nothing of it counts, also in the next life
         self._drop_file()
         self._memory = bytearray()
         self._hasher = self._new_hasher()

@@ -6,7 +6,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,7 @@ def _fetched(config: Config, named: Ours | Elsewhere, wanted: str, place: Destin
 
     what, name = printable(named.shown), named.filename or place.shown
     try:
-        with shown(named.shown, name) as bar:
+        with _telling_what_is_kept(place), shown(named.shown, name) as bar:
             return _by_some_way(config, named, wanted, place, bar, net)
     except WrongBytes as wrong:
         raise Wrong(f"{what}: {wrong}; nothing was written") from wrong
@@ -150,6 +151,20 @@ def _fetched(config: Config, named: Ours | Elsewhere, wanted: str, place: Destin
     except OSError as error:
         error.filename = error.filename or place.shown  # an error of writing knows no name
         raise
+
+
+@contextmanager
+def _telling_what_is_kept(place: Destination) -> Iterator[None]:
+    from artifactproxy.fetch.place import File
+    from artifactproxy.fetch.workplace import beside
+
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        if not ended and isinstance(place, File) and beside(place.path).is_dir():
+            click.echo(f"what has come is kept in {beside(place.path)}; run it again to go on", err=True)
 
 
 def _by_some_way(

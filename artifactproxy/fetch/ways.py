@@ -160,12 +160,13 @@ async def by_address(
     with workplace(place, Order(named.url, sha256)) as work:
         alone = _alone(config, work.folder.path)
         try:
-            async with _ended_by_signals(), wiring.running(alone, folder=work.folder) as (engine, _, _):
+            running = wiring.running(alone, folder=work.folder, keep_parts=True)
+            async with _ended_by_signals(), running as (engine, _, _):
                 wiring.swap(engine, alone, {REPO: _mount(named, sha256, net)}, {REPO: _way(named, net)})
                 return await _Watch(engine, ASK, shown).during(lambda watch: _adopted(watch, place))
         except Fault as fault:
             if fault.code in WRONG:
-                work.keep = False
+                work.keep = False  # whichever of them are wrong
                 raise WrongBytes(fault.detail) from fault
             raise
 

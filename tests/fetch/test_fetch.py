@@ -284,6 +284,61 @@ def test_a_fetch_that_is_killed_before_the_end_leaves_no_file_and_the_next_one_d
     assert (here / "a.tgz").read_bytes() == body.bytes()
 
 
+LARGE = 40 * 2**20
+
+
+def in_vain(*arguments: str, cwd: Path) -> str:
+    """What a process of its own says; one that still runs would need its files itself."""
+    process = spawn(*arguments, cwd=cwd)
+    _, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    return err
+
+
+def test_what_has_come_stays_when_upstream_goes_away(run, chaos, here):
+    body = chaos.script("/a.img", cut(0.6), *[status(500)] * 40, size=LARGE)
+    fetch = (chaos.url("/a.img"), "--sha256", body.sha256, "--json")
+    err = in_vain(*fetch, cwd=here)
+    assert "what has come is kept in .a.img.fetch; run it again to go on" in err
+    assert names(here) == [".a.img.fetch"]
+    chaos.script("/a.img", ok(), size=LARGE)
+    before = len(chaos.requests)
+    code, out, err = run(*fetch)
+    assert code == 0, err
+    told = json.loads(out)
+    assert 0 < told["resumed_bytes"] < LARGE
+    assert " of it are here from before" in err
+    assert not any(seen.headers.get("range") == "bytes=0-" for seen in chaos.requests[before:])
+    assert (here / "a.img").read_bytes() == body.bytes()
+    assert names(here) == ["a.img"]
+
+
+@pytest.mark.parametrize("other", ["address", "sha256"])
+def test_another_order_for_the_same_file_begins_anew(run, chaos, here, other):
+    old = chaos.script("/a.img", cut(0.6), *[status(500)] * 40, size=LARGE)
+    in_vain(chaos.url("/a.img"), "--sha256", old.sha256, cwd=here)
+    path = "/b/a.img" if other == "address" else "/a.img"
+    new = chaos.script(path, ok(), size=LARGE, version=1)
+    code, out, _ = run(chaos.url(path), "--sha256", new.sha256, "--json")
+    assert (code, json.loads(out)["resumed_bytes"]) == (0, 0)
+    assert (here / "a.img").read_bytes() == new.bytes()
+    assert names(here) == ["a.img"]
+
+
+def test_what_has_rotted_meanwhile_is_wrong_and_then_gone(run, chaos, here):
+    body = chaos.script("/a.img", cut(0.6), *[status(500)] * 40, size=LARGE)
+    fetch = (chaos.url("/a.img"), "--sha256", body.sha256)
+    in_vain(*fetch, cwd=here)
+    [part] = (here / ".a.img.fetch" / "tmp").glob("*.part")
+    with part.open("r+b") as file:
+        file.write(b"rotten")
+    chaos.script("/a.img", ok(), size=LARGE)
+    assert run(*fetch)[0] == 3
+    assert names(here) == []
+    assert run(*fetch)[0] == 0
+    assert (here / "a.img").read_bytes() == body.bytes()
+
+
 def _wait_for(true) -> None:
     deadline = time.monotonic() + DEADLINE
     while not true():
