@@ -27,6 +27,7 @@ from artifactproxy.cli_health import health
 from artifactproxy.cli_s3 import s3_check
 from artifactproxy.cli_token import token
 from artifactproxy.errors import BadPath, ConfigError, Fault
+from artifactproxy.fetch.commands import fetch
 from artifactproxy.migrate.commands import migrate
 from artifactproxy.terminal import (
     CLEAN,
@@ -54,14 +55,8 @@ def cli() -> None:
     """A caching, verifying pull-through proxy between package clients and registries."""
 
 
-cli.add_command(backup)
-cli.add_command(restore)
-cli.add_command(fsck)
-cli.add_command(scrub)
-cli.add_command(migrate)
-cli.add_command(s3_check)
-cli.add_command(health)
-cli.add_command(token)
+for _command in (backup, restore, fsck, scrub, migrate, s3_check, health, token, fetch):
+    cli.add_command(_command)
 
 
 @cli.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from artifactproxy.terminal import Failure, as_json_option, common, load
+from artifactproxy.terminal import Failure, as_json_option, common, load, printable
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -137,11 +137,6 @@ def _finding(finding: dict[str, Any]) -> str:
     end = "  (note)" if finding.get("note") else ends[finding["repaired"]]
     text = f"{finding['invariant']} {finding['kind']:<9}  {finding['subject']}: {finding['detail']}{end}"
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """Names come from elsewhere: what would move the cursor or break the line is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _columns(*, in_bytes: bool) -> list[ProgressColumn]:

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,16 @@ class NotRunning(Exception):
 
 
 class Refused(Exception):
-    """The instance answered with an error, or not in JSON; the text is its sentence."""
+    """The instance answered with an error, or not in JSON; the text is its sentence, `code` that of its
+    fault, "" where it named none."""
+
+    def __init__(self, text: str, *, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class CutOff(Refused):
+    """The instance broke off in the middle of a body: it has turned out to be no good."""
 
 
 def call(
@@ -67,6 +77,46 @@ def stream(data: Path, target: str, body: object, *, timeout: float = TIMEOUT) -
         connection.close()
 
 
+@contextmanager
+def opened(data: Path, target: str, *, timeout: float = TIMEOUT) -> Iterator[Incoming]:
+    """A body as it comes. Raises `NotRunning` or `Refused` before its first byte, `CutOff` after it."""
+    connection = _Connection(data, timeout)
+    try:
+        try:
+            connection.request("GET", target, headers={"Accept": "*/*"})
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                _decoded(answer.status, answer.read())
+                raise Refused(f"the running instance answered {answer.status}")
+        except (http.client.HTTPException, OSError) as error:
+            raise Refused(f"the running instance broke off: {error or type(error).__name__}") from error
+        yield Incoming(answer)
+    finally:
+        connection.close()
+
+
+class Incoming:
+    """`length` in bytes, None where it is not known; `headers` in lower case."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self._answer = answer
+        self.headers = {name.lower(): value for name, value in answer.getheaders()}
+        length = self.headers.get("content-length", "")
+        self.length = int(length) if length.isdecimal() else None
+        self._come = 0
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes, b"" at the end. Raises `CutOff`."""
+        try:
+            piece = self._answer.read1(size)
+        except (http.client.HTTPException, OSError) as error:
+            raise CutOff("the running instance broke off in the middle of the body") from error
+        self._come += len(piece)
+        if not piece and self.length is not None and self._come < self.length:
+            raise CutOff("the running instance broke off in the middle of the body")
+        return piece
+
+
 def _decoded(status: int, body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
@@ -75,7 +125,7 @@ def _decoded(status: int, body: bytes) -> dict[str, Any]:
     if status != http.client.OK:
         said = value if isinstance(value, dict) else {}
         text = said.get("detail") or said.get("error") or body.decode("utf-8", "replace").strip()
-        raise Refused(f"the running instance answered {status}: {text}")
+        raise Refused(f"the running instance answered {status}: {text}", code=str(said.get("code", "")))
     if not isinstance(value, dict):
         raise Refused("the running instance did not answer in JSON; is it another version?")
     return value

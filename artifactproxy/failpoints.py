@@ -5,12 +5,12 @@ Armed by the environment variable `ARTIFACTPROXY_FAILPOINTS`, read once at impor
 Actions: `raise` (OSError with the errno named, default EIO), `kill` (SIGKILL to ourselves),
 `stop` (SIGSTOP), `sleep:seconds`.
 
-Names: tmp.opened tmp.half tmp.full tmp.reread tmp.fsynced blob.linked dir.fsynced verified tail.released
+Names: tmp.opened tmp.half tmp.full tmp.reread tmp.fsynced segment.landed map.saved blob.linked dir.fsynced verified tail.released
 row.written row.committed evict.marked evict.deleted backup.snapshot backup.blob backup.read
 backup.synced recheck.read scrub.read scrub.aside heal.begun heal.done restore.blob restore.synced
 restore.verified restore.committed restore.removed restore.moved salvage.row salvage.built
 salvage.ready salvage.aside salvage.moved survey.read migrate.copied migrate.stored tier.write
-upload.intended upload.created upload.part upload.sent upload.completed.
+upload.intended upload.created upload.part upload.sent upload.completed fetch.complete.
 """
 
 from __future__ import annotations

@@ -54,6 +54,21 @@ class RemoteLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """How a large body of one remote is read (bytes, counts); see `rules.ranges`.
+
+    From `from_bytes` on it is asked for in segments of at most `segment` bytes over at most
+    `connections` connections. Beyond the first of each download none is opened while its host has
+    `max_per_host` of ours, whoever uses them.
+    """
+
+    connections: int = 8
+    max_per_host: int = 16
+    segment: int = 8 * 2**20
+    from_bytes: int = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the whole process (seconds, bytes, counts)."""
 

@@ -40,22 +40,14 @@ def serve(config: Config, *, announce: Announce, reread: Reread | None = None) -
 
     Raises OSError if the address cannot be bound, `Fault` if the data folder cannot be used.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=wiring.loop_factory()) as runner:
         return runner.run(_alone(config, announce, reread))
 
 
 def work(config: Config, place: Place) -> int:
     """The same as one of several workers, until the supervisor says so. Raises as `serve`."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=wiring.loop_factory()) as runner:
         return runner.run(_as_worker(config, place))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 async def _alone(config: Config, announce: Announce, reread: Reread | None) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from artifactproxy.hosted.registry import Registry
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.metrics import Metrics, Observations
 from artifactproxy.place import Place
-from artifactproxy.ports import BlobStore, Clock
+from artifactproxy.ports import BlobStore, Bulletin, Clock
 from artifactproxy.ports.checkup import Census, StoreSurvey
 from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import Provider
@@ -47,11 +48,16 @@ STORING_SECONDS = 5.0  # for fills whose last byte came, after the last client h
 
 @asynccontextmanager
 async def running(
-    config: Config, clock: Clock = time.time, *, folder: DataFolder | None = None, place: Place | None = None
+    config: Config,
+    clock: Clock = time.time,
+    *,
+    folder: DataFolder | None = None,
+    place: Place | None = None,
+    keep_parts: bool = False,
 ) -> AsyncIterator[tuple[Engine, Observations, DataFolder]]:
     """The whole graph below the web floor, started; closed in reverse order. A `folder` that the
     caller has locked is for a command: how the last serving process ended stays known. With a `place`
-    this is one of several workers, and the supervisor sees to the folder."""
+    this is one of several workers, and the supervisor sees to the folder. `keep_parts`: see `Parts`."""
     async with AsyncExitStack() as stack:
         serving = folder is None and place is None
         folder = place.folder if place else folder
@@ -64,14 +70,7 @@ async def running(
         )
         kept = await backends.open_store(stack, config, folder.path, index, observations, clock)
         bulletin = await backends.open_bulletin(stack, config, place, index, observations)
-        upstream = UpstreamClient(
-            {name: way(remote) for name, remote in config.remotes.items()},
-            total_connections=config.limits.upstream_connections,
-            observer=observations,
-            clock=clock,
-            bulletin=bulletin,
-            peers=backends.peers_of(config, place, observations, clock),
-        )
+        upstream = _upstream(config, place, observations, bulletin, clock)
         stack.push_async_callback(upstream.close)
         coordinator = await backends.open_coordinator(stack, config, folder.path, place, observations)
         executor = _hashing_threads()
@@ -99,10 +98,25 @@ async def running(
                 redirect=kept.redirect,
                 hosting=index,
                 tokens=index.tokens,
+                left_overs=kept.disk,
+                keep_parts=keep_parts,
             )
         )
         stack.push_async_callback(engine.close, STORING_SECONDS)
         yield engine, observations, folder
+
+
+def _upstream(
+    config: Config, place: Place | None, observations: Observations, bulletin: Bulletin | None, clock: Clock
+) -> UpstreamClient:
+    return UpstreamClient(
+        {name: way(remote) for name, remote in config.remotes.items()},
+        total_connections=config.limits.upstream_connections,
+        observer=observations,
+        clock=clock,
+        bulletin=bulletin,
+        peers=backends.peers_of(config, place, observations, clock),
+    )
 
 
 @contextmanager
@@ -309,6 +323,7 @@ def mount(remote: Remote) -> Mount:
         limits=remote.limits,
         upstreams=remote.upstreams,
         cold_ranges=remote.cold_ranges,
+        download=remote.download,
     )
 
 
@@ -337,8 +352,17 @@ def way(remote: Remote) -> RemoteAccess:
         no_proxy=remote.egress.no_proxy,
         ca=str(remote.egress.ca) if remote.egress.ca else "",
         limits=remote.limits,
+        max_per_host=remote.download.max_per_host,
         via=VIA,
     )
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 def _hashing_threads() -> Executor | None:

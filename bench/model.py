@@ -25,6 +25,7 @@ class Scale:
     rounds: int = 5
     large: int = GIB
     middle: int = 256 * MIB
+    spread: int = 512 * MIB  # over several connections
     clients: int = 200
     at_once: int = 8
     streams: int = 4  # warm transfers of `large` in one sample
@@ -38,6 +39,7 @@ QUICK = Scale(
     rounds=2,
     large=32 * MIB,
     middle=8 * MIB,
+    spread=64 * MIB,
     clients=24,
     at_once=3,
     streams=2,

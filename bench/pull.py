@@ -35,6 +35,7 @@ class Pulled:
     headers: dict[str, str] = field(default_factory=dict)
     first_byte: float = 0.0
     total: float = 0.0
+    ended: float = 0.0  # by the clock that all processes of the machine share
     size: int = 0
     whole: bool = False
     same: bool | None = None  # None: not compared
@@ -131,7 +132,8 @@ class _Transfer:
         whole = self.result.size == self._length
         if not (closed or whole):
             return False
-        self.result.total = time.perf_counter() - self._started
+        self.result.ended = time.perf_counter()
+        self.result.total = self.result.ended - self._started
         self.result.whole = whole
         self.result.same = (self._same and whole) if self._expected is not None else None
         return True

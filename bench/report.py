@@ -109,6 +109,7 @@ def machine() -> list[tuple[str, str]]:
         ("packages", ", ".join(f"{name} {version(name)}" for name in packages)),
         ("nginx", _said("nginx", "-v")),
         ("wrk", _said("wrk", "-v")),
+        ("curl, aria2c", f"{_said('curl', '--version')}, {_said('aria2c', '--version')}"),
         ("Node.js, npm, verdaccio", f"{_said('node', '-v')}, {_said('npm', '-v')}, {VERDACCIO}"),
         ("Go, goproxy", f"{_said('go', 'version')}, {GOPROXY.removeprefix('v')}"),
     ]

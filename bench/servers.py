@@ -263,6 +263,16 @@ def origin(
 
 
 @contextlib.contextmanager
+def nginx_limited(folder: Path, root: Path, cores: frozenset[int], rate: str) -> Iterator[int]:
+    """Files of `root`, each connection limited to `rate` as nginx spells it; the port."""
+    (root / "ready").write_bytes(b"ready\n")
+    port = free_port()
+    body = _ORIGIN.format(folder=folder, root=root, port=port, media_type="application/octet-stream")
+    with _nginx(folder, cores, f"limit_rate {rate};\n{body}", port, "/ready"):
+        yield port
+
+
+@contextlib.contextmanager
 def nginx_cache(folder: Path, of: Origin, cores: frozenset[int]) -> Iterator[tuple[Server, int, int]]:
     """nginx with an empty proxy_cache before the origin, and the origin's files under /static/.
 

@@ -82,27 +82,28 @@ class _Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = content(self.path)
         tag = f'"{hashlib.sha256(body).hexdigest()}"'
-        start = 0
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if wanted and self.headers.get("If-Range", tag) == tag:
-            start = int(wanted[1])
-        self.server.count(self.path, whole=not start)
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        start, stop = 0, len(body)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        part = wanted is not None and self.headers.get("If-Range", tag) == tag
+        if wanted and part:
+            start, stop = int(wanted[1]), min(int(wanted[2] or stop) + 1, stop)
+        self.server.count(self.path, whole=(start, stop) == (0, len(body)))
+        self.send_response(206 if part else 200)
+        if part:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")
         self.send_header("ETag", tag)
         self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
-        self._send(body, start)
+        self._send(body, start, stop)
 
-    def _send(self, body: bytes, at: int) -> None:
-        stop = self.server.stop_at(len(body))
+    def _send(self, body: bytes, at: int, end: int) -> None:
+        stop = min(self.server.stop_at(len(body)), end)
         began, sent = time.monotonic(), 0
-        while at < len(body):
+        while at < end:
             if at >= stop:
                 self.server.wait()
-                stop = len(body)
+                stop = end
             piece = body[at : min(at + PIECE, stop)]
             self.wfile.write(piece)
             at += len(piece)

@@ -43,7 +43,7 @@ FLOORS: dict[str, frozenset[str]] = {
 """What a room may import besides itself. The top floor may import everything."""
 
 TOP = frozenset(
-    "__init__ __main__ backends backup channel cli cli_checkup cli_health cli_s3 cli_token config control datadir inspection life migrate place "
+    "__init__ __main__ backends backup channel cli cli_checkup cli_health cli_s3 cli_token config control datadir fetch inspection life migrate place "
     "questions reload serving supervisor targets terminal wiring".split()
 )
 

@@ -17,6 +17,7 @@ import pytest
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 PACKAGES = {
+    "aria2c": "aria2",
     "apt-get": "apt",
     "buildah": "buildah",
     "cargo": "cargo",

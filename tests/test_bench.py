@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
 from bench.content import Blob, cold_paths, promise
 from bench.measures.small import parsed
 from bench.model import FULL, QUICK, Bench, CannotMeasure, Column, Goal, Result, ratio
+from bench.pull import pull
 from bench.report import page
-from bench.servers import run_pinned
+from bench.servers import Server, free_port, run_pinned
 from bench.watch import PssWatch, StallWatch, cpu_seconds, delays, memory, tree
 from tests.needs import needs
 
@@ -209,6 +212,33 @@ def test_a_peer_that_cannot_be_had_is_a_sentence_and_leaves_nothing(tmp_path: Pa
     assert "CannotMeasure: verdaccio" in run.stderr
     assert "could not be installed by npm: npm failed: no network" in run.stderr
     assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "slow"), [({"rate": 4_000_000, "slow": 2}, 2), ({"shared": 4_000_000}, 0)]
+)
+def test_a_throttled_origin_gives_what_it_says_and_tells_when(tmp_path: Path, options, slow: int) -> None:
+    blob = Blob(tmp_path / "blob.bin", 400_000)
+    port, log = free_port(), tmp_path / "log"
+    known = {"port": port, "path": str(blob.path), "log": str(log), "rate": 0, "shared": 0, "slow": 0}
+    command = [sys.executable, "-m", "bench.throttle", json.dumps(known | options)]
+    cores = frozenset(os.sched_getaffinity(0))
+    with Server(command, cores, tmp_path / "output") as server:
+        server.wait_for(port, "/ready")
+        seconds = []
+        for _ in range(2):  # each over a connection of its own
+            begun = time.perf_counter()
+            (only,) = pull(port, ["/blob.bin"], cores, like=blob.path).transfers
+            seconds.append(only.total)
+            ended, start, stop = log.read_text().splitlines()[-1].split()
+            assert begun < float(ended) <= only.ended + 0.001
+            assert (start, stop) == ("0", "400000")
+        with urlopen(Request(f"http://127.0.0.1:{port}/blob.bin", headers={"Range": "bytes=5-9"})) as part:
+            assert (part.status, part.headers["Content-Range"]) == (206, "bytes 5-9/400000")
+            assert part.read() == blob.path.read_bytes()[5:10]
+    # A tick of 10 ms may leave at once; what is slower than it should be is the machine's doing.
+    assert seconds[0] > 0.085
+    assert seconds[1] > (0.85 if slow else 0.085)
 
 
 @needs("nginx")

@@ -303,10 +303,6 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
             "virtuals: {python: {members: []}}",
             "virtuals: virtual repositories are not available in this version; remove this section",
         ),
-        (
-            TOOLS % ", download: {connections: 8}",
-            "remotes.tools.download: download over parallel ranges is not available in this version; leave it out",
-        ),
     ],
 )
 def test_later_capabilities_are_refused_in_one_plain_sentence(refused, text, line):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from artifactproxy.terminal import CLEAN, UNREPAIRED, Failure, as_json_option, common, load
+from artifactproxy.terminal import CLEAN, UNREPAIRED, Failure, as_json_option, common, ends_by_signals, load
 
 if TYPE_CHECKING:
     from artifactproxy.backup.restore import Unpacked
@@ -35,7 +33,7 @@ def backup(file: str, config_file: str | None, data: str | None, *, force: bool,
     standard error. Exit code 3: blobs were missing or damaged; the rest is in FILE.
     """
     folder = load(config_file, data=data).data
-    with _ends_by_signals():
+    with ends_by_signals():
         taken, size = _to_stream(folder) if file == _STREAM else _to_file(folder, Path(file), force=force)
     _report(_backup_facts(file, taken, size), _backup_lines(file, taken, size), file, as_json=as_json)
     return UNREPAIRED if taken.missing or taken.damaged else CLEAN
@@ -86,7 +84,7 @@ def restore(file: str, config_file: str | None, data: str | None, *, force: bool
     All or nothing: the folder is as before until everything has been unpacked and verified.
     """
     folder = load(config_file, data=data).data
-    with _ends_by_signals(), _opened(file) as source:
+    with ends_by_signals(), _opened(file) as source:
         unpacked = _from(source, folder, file, force=force)
     _report(_restore_facts(folder, unpacked), _restore_lines(folder, unpacked), "", as_json=as_json)
     return CLEAN
@@ -118,22 +116,6 @@ def _from(source: BinaryIO, folder: Path, file: str, *, force: bool) -> Unpacked
         raise Failure(f"{name} cannot be restored: {error}; nothing has changed") from error
     except IndexUnavailable as fault:
         raise Failure(f"{name} cannot be restored: {fault.detail}; nothing has changed") from fault
-
-
-@contextmanager
-def _ends_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, so that it takes back what it began."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _report(facts: dict[str, Any], lines: list[str], file: str, *, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from artifactproxy.config.strict import KeyPath
 from artifactproxy.coordination.options import ClusterOptions, RedisOptions
 from artifactproxy.hosted.local import Local
 from artifactproxy.indexes.postgres.options import PostgresOptions
-from artifactproxy.limits import Limits, Policy, RemoteLimits
+from artifactproxy.limits import Download, Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Provider, PublicOrigins, Site
 from artifactproxy.rules.paths import REPO_NAME, RESERVED
 from artifactproxy.stores.s3.options import S3Options
@@ -120,6 +120,7 @@ class _Look:
             policy=_policy(written, private=auth is not None, closed=self.closed),
             limits=_taken(RemoteLimits, written.limits),
             cold_ranges=written.cold_ranges,
+            download=_download(written.download),
             auth=auth,
             allow_private=tuple(ip_network(text) for text in written.allow_private),
             egress=self._egress(written.egress, (*at, "egress")),
@@ -278,6 +279,15 @@ def _others(kind: type[Any], written: schema.Section) -> dict[str, Any]:
     """What the section offers of the options; the rest is for tests."""
     offered = type(written).model_fields
     return {f.name: getattr(written, f.name) for f in fields(kind) if f.name != "url" and f.name in offered}
+
+
+def _download(written: schema.DownloadSection) -> Download:
+    return Download(
+        connections=written.connections,
+        max_per_host=written.max_per_host,
+        segment=written.segment,
+        from_bytes=getattr(written, "from"),
+    )
 
 
 def _policy(written: schema.Remote, *, private: bool, closed: bool) -> Policy:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from artifactproxy.coordination.options import ClusterOptions, RedisOptions
 from artifactproxy.hosted.local import Local
 from artifactproxy.indexes.postgres.options import PostgresOptions
-from artifactproxy.limits import Limits, Policy, RemoteLimits
+from artifactproxy.limits import Download, Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Site
 from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.upstream.auth import Basic, Bearer
@@ -78,6 +78,7 @@ class Remote:
     policy: Policy
     limits: RemoteLimits
     cold_ranges: Literal["relay", "wait"] = "relay"
+    download: Download = field(default_factory=Download)
     auth: Basic | Bearer | None = field(default=None, repr=False)
     allow_private: tuple[Network, ...] = ()
     egress: Egress = Egress()

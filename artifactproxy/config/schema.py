@@ -63,6 +63,7 @@ _MAY_BE_ZERO = frozenset(
     )
 )
 _POLICY = limits.Policy()
+_KEYS = {"from_bytes": "from"}  # which is no name in Python
 
 
 class Section(BaseModel):
@@ -135,8 +136,11 @@ def _number(name: str, kind: object) -> Any:
 
 def _section_of(name: str, source: type[Any], **more: Any) -> type[Section]:
     hints = get_type_hints(source)
-    fields = {f.name: (_number(f.name, hints[f.name]), f.default) for f in dataclasses.fields(source)}
-    return create_model(name, __base__=Section, **fields, **more)  # type: ignore[call-overload,no-any-return]
+    fields = {
+        _KEYS.get(f.name, f.name): (_number(f.name, hints[f.name]), f.default)
+        for f in dataclasses.fields(source)
+    }
+    return create_model(name, __base__=Section, **(fields | more))
 
 
 if TYPE_CHECKING:
@@ -144,8 +148,14 @@ if TYPE_CHECKING:
     class LimitsSection(Section): ...
 
     class RemoteLimitsSection(Section):
+        connections_per_host: int = 0
         max_artifact: int = 0
         max_index: int = 0
+
+    class DownloadSection(Section):
+        connections: int = 0
+        max_per_host: int = 0
+        segment: int = 0
 else:
     LimitsSection = _section_of("LimitsSection", limits.Limits)
     RemoteLimitsSection = _section_of(
@@ -153,6 +163,11 @@ else:
         limits.RemoteLimits,
         max_artifact=(Annotated[Size, Field(gt=0)], _POLICY.max_artifact_bytes),
         max_index=(Annotated[Size, Field(gt=0)], _POLICY.max_index_bytes),
+    )
+    DownloadSection = _section_of(
+        "DownloadSection",
+        limits.Download,
+        segment=(Annotated[Size, Field(ge=2**20)], limits.Download().segment),
     )
 
 
@@ -207,7 +222,16 @@ class Remote(Section):
     allow_private: Networks = ()
     egress: Egress = Egress()
     limits: RemoteLimitsSection = Field(default_factory=RemoteLimitsSection)
-    download: Annotated[None, _later("download over parallel ranges is", "leave it out")] = None
+    download: DownloadSection = Field(default_factory=DownloadSection)
+
+    @model_validator(mode="after")
+    def _places(self) -> Remote:
+        most, asked = self.limits.connections_per_host, self.download.max_per_host
+        if "max_per_host" in self.download.model_fields_set and asked > most:
+            raise ValueError(
+                f"download.max_per_host: {asked} cannot be more than limits.connections_per_host, which is {most}"
+            )
+        return self
 
 
 class Local(Section):

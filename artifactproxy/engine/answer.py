@@ -22,8 +22,11 @@ class Reader(Protocol):
     `window` waits and raises likewise, but names the file and the span of it that may leave (at
     most 1 MiB), for sendfile; the reader stands still until `advance`. None: nothing of the kind,
     go on with `read`. `whole` waits for the verified end and tells how many bytes are still to be
-    read until then; it raises likewise.
+    read until then; it raises likewise. `sha256` is that of the whole, once `whole` has returned.
     """
+
+    @property
+    def sha256(self) -> str: ...
 
     async def read(self) -> bytes: ...
 

@@ -99,6 +99,9 @@ class Desk:
             report["fill"] = {"id": running.id, "readers": running.readers}
             if running.peer:
                 report["fill"]["peer"] = running.peer
+            if running.progress is not None:
+                report["fill"]["progress"] = asdict(running.progress)
+                report["fill"]["segment"] = mount.download.segment
         failure = self._failures.of(route.key)
         if failure is not None:
             report["last_failure"] = failure

@@ -27,7 +27,7 @@ from artifactproxy.engine.recheck import Recheck
 from artifactproxy.engine.shelf import Shelf
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.teachers import Teachers
-from artifactproxy.engine.temps import TempSpace
+from artifactproxy.engine.temps import LeftOvers, TempSpace
 from artifactproxy.engine.terms import Redirect, Tools
 from artifactproxy.engine.unrecorded import Unrecorded
 from artifactproxy.engine.usage import Usage
@@ -77,6 +77,10 @@ class Parts:
     bearable: frozenset[str] = frozenset({"coordination"})
     bulletin: Bulletin | None = None
     redirect: Redirect | None = None
+    left_overs: LeftOvers | None = None
+    keep_parts: bool = False
+    """Whether a large promised body that could not be had whole stays for the next life; in a process that
+    goes on there is no next life, and it would only take room."""
     truth: BlobStore | None = None
     """The store past all copies of it; None: it keeps none."""
     tokens: TokenStore | None = None
@@ -136,17 +140,18 @@ class _Listening:
                 self._watch.worked(name)
 
 
-def _new_spool(
-    limits: Limits, space: TempSpace, executor: Executor | None, length: int | None, promise: Promise | None
-) -> Spool:
-    return Spool(
+def _new_spool(parts: Parts, space: TempSpace, length: int | None, promise: Promise | None) -> Spool:
+    limits = parts.limits
+    spool = Spool(
         length=length,
         hold_back=limits.hold_back,
         memory_bytes=limits.memory_body,
         space=space,
-        executor=executor,
+        executor=parts.executor,
         new_hasher=lambda: Hasher(algorithms(promise)),
     )
+    spool.kept = parts.keep_parts
+    return spool
 
 
 class Engine:
@@ -164,7 +169,7 @@ class Engine:
         space = TempSpace(parts.new_path, parts.room, limits.temp_bytes, self._waiting.make_room)
         self._space = space
         locate = Recheck(parts.store, active=parts.recheck).locate
-        new_spool = partial(_new_spool, limits, space, parts.executor)
+        new_spool = partial(_new_spool, parts, space)
         bodies = Bodies(parts.store, locate, new_spool)
         self._documents = Documents(bodies, parts.new_path, limits, parts.clock)
 
@@ -190,6 +195,7 @@ class Engine:
             unrecorded=self._unrecorded,
             waiting=self._waiting,
             redirect=parts.redirect,
+            left_overs=parts.left_overs,
         )
         self._fills = FillTable(tools)
         self.offer = Offer(self._fills)

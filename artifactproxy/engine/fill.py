@@ -23,6 +23,7 @@ from artifactproxy.engine.ingest import Ingest
 from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.lesson import Lesson
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.progress import Progress
 from artifactproxy.engine.rows import absent_row, as_before, begin_row, refreshed_row, verified_row
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.standing import Standing
@@ -93,6 +94,11 @@ class Fill(Standing):
     def peer(self) -> str:
         """The process that is followed instead."""
         return self._turn.peer
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far its body is; None before there is one."""
+        return None if self.spool is None or self._latest is None else self._latest.progress(self.spool)
 
     # --- the life of a fill ---
 
@@ -207,6 +213,7 @@ class Fill(Standing):
             clock=self._tools.clock,
             decoded_ratio=self._tools.limits.decoded_ratio,
             store=self._tools.store,
+            left_overs=self._tools.left_overs,
             landed=lambda: self._turn.landed(self.plan),
         )
         return self._latest

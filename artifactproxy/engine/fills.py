@@ -146,7 +146,9 @@ class FillTable:
             if fill.peer and fill.verified:
                 task.cancel()  # it only waits for the row of another process
         await asyncio.wait(tasks, timeout=seconds)
-        for task in tasks:
+        for fill, task in list(self._tasks.items()):
+            if fill.spool is not None:
+                fill.spool.kept = True  # a large promised one goes on in the next life
             task.cancel()
         await asyncio.wait([*tasks, *self._watches])
 

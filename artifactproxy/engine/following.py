@@ -32,6 +32,7 @@ class _Stored:
 
     head: UpstreamHead
     body: AsyncIterator[bytes]
+    at: str = ""
 
     def chunks(self) -> AsyncIterator[bytes]:
         return self.body
@@ -42,7 +43,7 @@ class _Watched:
     lease ends, and may be ours then: raises `PeerGone`."""
 
     def __init__(self, reply: UpstreamReply, turn: Turn) -> None:
-        self.head = reply.head
+        self.head, self.at = reply.head, reply.at
         self._reply = reply
         self._turn = turn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from artifactproxy.limits import Policy, RemoteLimits
+from artifactproxy.limits import Download, Policy, RemoteLimits
 from artifactproxy.providers._base import Provider
 
 
@@ -21,3 +21,4 @@ class Mount:
     upstreams: tuple[str, ...] = ()
     cold_ranges: Literal["relay", "wait"] = "relay"
     local: bool = False
+    download: Download = field(default_factory=Download)

@@ -13,7 +13,7 @@ import os
 from weakref import WeakValueDictionary
 
 from artifactproxy import failpoints
-from artifactproxy.engine.spool import READ_BYTES
+from artifactproxy.engine.tailing import READ_BYTES
 from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import BlobRef
 from artifactproxy.ports import BlobStore, LocalFile

@@ -8,6 +8,7 @@ Readers see `released` bytes: all but the held tail until the owner has verified
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -17,12 +18,11 @@ from typing import Protocol
 
 from artifactproxy import failpoints
 from artifactproxy.engine.reread import WholeBody, digests_of
-from artifactproxy.engine.temps import TempSpace, disk_fault
-from artifactproxy.errors import Fault, StoreUnavailable
+from artifactproxy.engine.tailing import SpoolReader
+from artifactproxy.engine.temps import TempSpace, disk_fault, has_map, remove_map, write_all
+from artifactproxy.errors import Fault
 from artifactproxy.model import Digest, Span
 
-READ_BYTES = 256 * 1024
-WINDOW_BYTES = 1024 * 1024
 FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
 FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
@@ -34,7 +34,8 @@ class Hashing(Protocol):
 
 
 class Spool:
-    """One growing body. Written by one task, in order; `length` None: not announced."""
+    """One growing body; `length` None: not announced. Written by one task in order, or through a
+    `Scattered` by several anywhere below `length`: then `written` is what has landed without a gap."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Spool:
         self.fault: Fault | None = None
         self.readers = 0
         self.round = 0  # how often it has started over
+        self.kept = False  # whether its file stays for the next life, if there is a map of it
         self._hold_back = hold_back
         self._memory_bytes = memory_bytes
         self._space = space
@@ -65,6 +67,7 @@ class Spool:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._batch: asyncio.Future[None] | None = None
+        self._jobs: set[asyncio.Future[None]] = set()
         self._waiters: set[asyncio.Future[None]] = set()
         self._done = False
         self._begun = False
@@ -107,6 +110,9 @@ class Spool:
         """Wait until everything received is hashed and readable."""
         while self._batch is not None:
             await self._settle()
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+            await asyncio.sleep(0)
         self._raise_fault()
 
     async def _settle(self) -> None:
@@ -117,13 +123,13 @@ class Spool:
             if self._batch is batch:
                 await asyncio.sleep(0)
 
-    def _spill(self) -> None:
+    def _spill(self, left_over: Path | None = None) -> None:
         try:
-            self.path = self._space.new_path()
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self.path, flags, 0o600)
+            self.path = left_over or self._space.new_path()
+            new = 0 if left_over else os.O_CREAT | os.O_EXCL
+            self._fd = os.open(self.path, os.O_RDWR | new | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             failpoints.hit("tmp.opened")
-            _write_all(self._fd, bytes(self._memory))
+            write_all(self._fd, bytes(self._memory))
         except OSError as error:
             self._fail_disk(error)
         self._memory = bytearray()
@@ -162,7 +168,7 @@ class Spool:
         # Joined, because every single update gives up the interpreter and fights to get it back.
         batch = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._hasher.update(batch)
-        _write_all(self._fd, batch)
+        write_all(self._fd, batch)
 
     def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
         self._batch = None
@@ -198,6 +204,59 @@ class Spool:
         if self.fault is not None:
             raise self.fault
 
+    # --- for `Scattered` ---
+
+    def into_file(self, left_over: Path | None = None) -> None:
+        """Have a temp file from here on; one that an earlier life has left, if given. Raises as `write`."""
+        if self._fd < 0:
+            self._spill(left_over)
+
+    def follow(self, stop: int) -> None:
+        """Blocking: hash what has landed up to `stop`. Raises OSError."""
+        body = os.pread(self._fd, stop - self.written, self.written)
+        if len(body) != stop - self.written:
+            raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
+        self._hasher.update(body)
+
+    def followed(self, stop: int) -> None:
+        self.received = max(self.received, stop)
+        self._grow(stop - self.written)
+
+    def go_on(self) -> None:
+        """In order again: what landed behind a gap is forgotten. After `drain`."""
+        self.received = self.written
+        os.lseek(self._fd, self.written, os.SEEK_SET)
+
+    async def on_disk(self, work: Callable[..., None], *arguments: object) -> None:
+        """In the hashing thread. Whoever is cancelled leaves it running: it has our descriptor. Raises as
+        `write`."""
+        self._raise_fault()
+        if self._executor is None:
+            try:
+                work(*arguments)
+            except OSError as error:
+                self._fail_disk(error)
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        job = loop.run_in_executor(self._executor, work, *arguments)
+        self._jobs.add(job)
+        job.add_done_callback(self._job_done)
+        await asyncio.wait((job,))
+        failed = job.exception()
+        if failed is not None:
+            fault = disk_fault(failed)
+            fault.__cause__ = failed
+            self.fail(fault)
+        self._raise_fault()
+
+    def _job_done(self, job: asyncio.Future[None]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled():
+            job.exception()
+        if self._done:
+            self._release_file()
+
     # --- the owner's verdict ---
 
     @property
@@ -225,6 +284,8 @@ class Spool:
         """Throw away what came so far; only while `untouched` and after `drain`."""
         if not self.untouched:
             raise RuntimeError("an answer was already begun from this body")
+        if self.path is not None:
+            remove_map(self.path)  # nothing of it counts, also in the next life
         self._drop_file()
         self._memory = bytearray()
         self._hasher = self._new_hasher()
@@ -256,10 +317,12 @@ class Spool:
     def moved(self) -> None:
         """The store took over the file at `path`; our descriptor keeps serving readers."""
         self._give_back()
+        if self.path is not None:
+            remove_map(self.path)
         self.path = None
 
     def _release_file(self) -> None:
-        if self._done and self.readers == 0 and self._batch is None:
+        if self._done and self.readers == 0 and self._batch is None and not self._jobs:
             self._drop_file()
 
     def _drop_file(self) -> None:
@@ -267,10 +330,11 @@ class Spool:
             os.close(self._fd)
             self._fd = -1
         self._give_back()
-        if self.path is not None:
+        if self.path is not None and not (self.kept and has_map(self.path)):
             with suppress(OSError):  # a disk that fails here has already been reported
                 self.path.unlink()
-            self.path = None
+            remove_map(self.path)
+        self.path = None
 
     # --- reading ---
 
@@ -325,72 +389,3 @@ class Spool:
     def leave(self) -> None:
         self.readers -= 1
         self._release_file()
-
-
-class SpoolReader:
-    """One client's own offset; its speed touches nobody."""
-
-    def __init__(self, spool: Spool, span: Span | None) -> None:
-        self._spool = spool
-        self._offset = span.start if span else 0
-        self._stop = span.stop if span else None
-        self._open = True
-        self.on_close: Callable[[], None] | None = None
-
-    async def read(self) -> bytes:
-        """What may leave now, at most 256 KiB; b"" at the verified end; raises the fault."""
-        spool = self._spool
-        while True:
-            if spool.fault is not None:
-                raise spool.fault
-            limit = spool.released if self._stop is None else min(spool.released, self._stop)
-            if self._offset < limit:
-                chunk = spool.peek(self._offset, min(limit, self._offset + READ_BYTES))
-                if not chunk:
-                    raise StoreUnavailable("a temporary file is shorter than what was written to it")
-                self._offset += len(chunk)
-                return chunk
-            if spool.sealed:
-                return b""
-            await spool.changed()
-
-    async def window(self) -> tuple[int, Span] | None:
-        """The descriptor and the span of it that may leave now, at most 1 MiB; None in memory and
-        at the end."""
-        spool = self._spool
-        while True:
-            if spool.fault is not None:
-                raise spool.fault
-            limit = spool.released if self._stop is None else min(spool.released, self._stop)
-            if self._offset < limit:
-                span = Span(self._offset, min(limit, self._offset + WINDOW_BYTES))
-                return None if spool.in_memory else (spool.fileno, span)
-            if spool.sealed:
-                return None
-            await spool.changed()
-
-    def advance(self, size: int) -> None:
-        self._offset += size
-
-    async def whole(self) -> int:
-        """How many bytes are left for this reader, once everything is verified; raises the fault."""
-        spool = self._spool
-        while not spool.sealed:
-            if spool.fault is not None:
-                raise spool.fault
-            await spool.changed()
-        return (spool.written if self._stop is None else self._stop) - self._offset
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._spool.leave()
-            if self.on_close is not None:
-                self.on_close()
-
-
-def _write_all(fd: int, body: bytes) -> None:
-    """Write until all of it is written; a short write is not an error."""
-    view = memoryview(body)
-    while view:
-        view = view[os.write(fd, view) :]

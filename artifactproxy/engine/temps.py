@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
+from artifactproxy import failpoints
 from artifactproxy.errors import Busy, Fault, StoreFull, StoreUnavailable
+from artifactproxy.rules.segments import SavedMap
 
 
 def no_memory() -> Busy:
     return Busy("not enough memory for this at the moment", code="memory", retry_after=5.0)
+
+
+class LeftOvers(Protocol):
+    """Files that a crash has left of large promised downloads. Both raise `StoreUnavailable`."""
+
+    async def find_left_over(self, sha256: str) -> tuple[Path, SavedMap] | None: ...
+    async def take_left_over(self, part: Path) -> Path | None: ...
 
 
 class TempSpace:
@@ -65,3 +77,53 @@ def disk_fault(error: BaseException) -> Fault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull("no space left for temporary files")
     return StoreUnavailable("temporary files cannot be written", code="store_temp")
+
+
+def allocate(fd: int, size: int) -> None:
+    """Give the file its size and its blocks, where the file system can."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except AttributeError:  # macOS
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(fd, size)
+
+
+def write_at(fd: int, offset: int, body: bytes) -> None:
+    """Write all of it there, whatever else is written meanwhile."""
+    view = memoryview(body)
+    while view:
+        count = os.pwrite(fd, view, offset)
+        view, offset = view[count:], offset + count
+    failpoints.hit("segment.landed")
+
+
+def write_all(fd: int, body: bytes) -> None:
+    """Write until all of it is written; a short write is not an error."""
+    view = memoryview(body)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def save_map(path: Path, text: str) -> None:
+    """What has landed of the file at `path`, beside it; the one before stays until this one is whole."""
+    new = path.with_name(path.name + ".map")
+    draft = path.with_name(path.name + ".map.new")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, text.encode())
+    finally:
+        os.close(fd)
+    draft.rename(new)
+    failpoints.hit("map.saved")
+
+
+def has_map(path: Path) -> bool:
+    return path.with_name(path.name + ".map").exists()
+
+
+def remove_map(path: Path) -> None:
+    with suppress(OSError):
+        path.with_name(path.name + ".map").unlink()

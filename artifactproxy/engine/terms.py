@@ -8,6 +8,7 @@ from typing import Literal
 
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.temps import LeftOvers
 from artifactproxy.engine.unrecorded import Unrecorded
 from artifactproxy.engine.waiting import Waiting
 from artifactproxy.errors import Blocked, Busy, Fault, IndexUnavailable, StoreUnavailable, UpstreamFault
@@ -118,6 +119,7 @@ class Tools:
     unrecorded: Unrecorded
     waiting: Waiting
     redirect: Redirect | None = None
+    left_overs: LeftOvers | None = None
 
 
 def vouched(promise: Promise | None) -> bool:

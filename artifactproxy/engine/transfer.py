@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from artifactproxy.engine.conversation import Conversation, Landed, RejectedError, coding_of
+from artifactproxy.engine.mirrors import Mirror
+from artifactproxy.engine.progress import Progress
+from artifactproxy.engine.ranges import Ranges, Terms
+from artifactproxy.engine.scattered import Scattered
 from artifactproxy.engine.spool import Spool
+from artifactproxy.engine.temps import LeftOvers
+from artifactproxy.engine.terms import sha256_of
 from artifactproxy.errors import (
     BrokenPromise,
+    Busy,
     Fault,
+    StoreUnavailable,
     TooLarge,
     UpstreamBlocked,
     UpstreamBroken,
@@ -25,24 +36,39 @@ from artifactproxy.errors import (
     UpstreamSlow,
     UpstreamUnreachable,
 )
-from artifactproxy.model import Absent, Header, Kind, Refresh
+from artifactproxy.model import Absent, Bypass, Header, Keep, Kind, Refresh, Span, UpstreamHead
+from artifactproxy.ports import UpstreamReply
 from artifactproxy.rules.digests import passing, vouching
 from artifactproxy.rules.http import strong
 from artifactproxy.rules.parts import judge_part
+from artifactproxy.rules.ranges import large, probe, probes, validator, whole, worth
 from artifactproxy.rules.retry import backoff
+from artifactproxy.rules.segments import SavedMap, SegmentMap, next_to_ask, resumable
 
 QUICK_TRIES = 2  # for an upstream that cannot be reached at all
 _UNFIT = ("bad_206", "no_resume")  # the connection is fine, but parts are not to be had
 
 
-class Transfer(Conversation):
-    """One body from upstream; built as a `Conversation`."""
+class _LeftInOrder(Exception):
+    """Several connections have come to nothing; the fault has been counted."""
 
-    def __init__(self, *parts: Any, **options: Any) -> None:
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+class Transfer(Conversation):
+    """One body from upstream; built as a `Conversation`. `left_overs` are those of earlier lives."""
+
+    def __init__(self, *parts: Any, left_overs: LeftOvers | None = None, **options: Any) -> None:
         super().__init__(*parts, **options)
+        self._left_overs = left_overs
         self._spool: Spool | None = None
         self._no_cache = False
         self._whole = False  # whether all of it may be read again for the sake of the rest
+        self._in_parts = True  # whether it may be asked for as a range
+        self._ranges: Ranges | None = None
+        self._resumed = 0
         self.resumes = 0
         self.upstream_status = 0
         self.source = ""
@@ -88,25 +114,43 @@ class Transfer(Conversation):
         headers = [*self._route.headers, *self._validators(source)]
         if self._no_cache:
             headers.append(("cache-control", "no-cache"))
+        probing = self._probes(headers)
+        left = await self._left_over() if probing else None
+        start = next_to_ask(left[1]) if left is not None else 0
+        if probing:
+            headers.append(probe(start))
         broken: Fault
-        async with self._upstream.open(self._request(source, headers)) as reply:
-            self.upstream_status = reply.head.status
-            admission = await self._admit(reply.head)
-            asks_all = self._route.kind is Kind.ARTIFACT or self._route.absent_everywhere
-            if isinstance(admission, Absent) and not final and asks_all:
-                raise RejectedError(
-                    UpstreamFault("upstream does not have it", upstream_status=admission.status), retry=False
-                )
-            if isinstance(admission, Refresh | Absent):
-                return Landed(reply.head, admission)
-            spool = self._spool = self._begin(reply.head, admission)
-            landed = Landed(reply.head, admission)
-            try:
-                await self._pump(reply, spool)
-                return landed
-            except (UpstreamBroken, UpstreamSlow) as fault:
-                self._on_trouble(fault)  # it ends here, and never passes the port where others are counted
-                broken = fault
+        async with AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(self._upstream.open(self._request(source, headers)))
+            length = left[1].length if left is not None else None
+            head = whole(reply.head, start, length) if probing else reply.head
+            if head is not None:
+                self.upstream_status = head.status
+                admission = await self._admit(head)
+                asks_all = self._route.kind is Kind.ARTIFACT or self._route.absent_everywhere
+                if isinstance(admission, Absent) and not final and asks_all:
+                    raise RejectedError(
+                        UpstreamFault("upstream does not have it", upstream_status=admission.status),
+                        retry=False,
+                    )
+                landed = Landed(head, admission)
+                if isinstance(admission, Refresh | Absent):
+                    return landed
+                spool = self._spool = self._begin(head, admission)
+                try:
+                    if reply.head.status == 206 and self._is_worth(head, admission):
+                        await self._spread(stack, reply, spool, left)
+                    else:
+                        await self._pump(reply, spool)
+                    return landed
+                except (UpstreamBroken, UpstreamSlow) as fault:
+                    # It ends here, and never passes the port where others are counted.
+                    self._on_trouble(fault)
+                    broken = fault
+        if head is None:  # no such range there: asked again as if nothing were left, or plainly
+            self._in_parts = left is not None
+            self._left_overs = None
+            return await self._try(source, final=final)
         await self._resume(spool, broken)
         return landed
 
@@ -123,6 +167,91 @@ class Transfer(Conversation):
         if held.validator_modified:
             headers.append(("if-modified-since", held.validator_modified))
         return headers
+
+    # --- over several connections ---
+
+    def _probes(self, headers: list[Header]) -> bool:
+        conditional = any(name in ("if-none-match", "if-modified-since") for name, _ in headers)
+        plain = not self._in_parts or self._no_cache or conditional
+        return not plain and probes(self._route, self._mount.download, self._known)
+
+    def _is_worth(self, head: UpstreamHead, admission: Keep | Bypass) -> bool:
+        return worth(head, admission, self._mount.download, promised=vouching(self._known))
+
+    async def _left_over(self) -> tuple[Path, SavedMap] | None:
+        """What an earlier life has brought of these bytes; only a digest can vouch for that."""
+        sha256 = sha256_of(self._known)
+        if not sha256 or self._left_overs is None:
+            return None
+        try:
+            found = await self._left_overs.find_left_over(sha256)
+        except StoreUnavailable:
+            return None
+        known, download = self._known.size if self._known is not None else None, self._mount.download
+        if found is None or known not in (None, found[1].length):
+            return None
+        return found if large(found[1].length, download) else None
+
+    async def _spread(
+        self, stack: AsyncExitStack, reply: UpstreamReply, spool: Spool, left: tuple[Path, SavedMap] | None
+    ) -> None:
+        """The rest of a body whose first answer has begun. Raises `_LeftInOrder` where it has to be
+        gone on with in order, from what `spool` holds then."""
+        chunks, path = reply.chunks(), None
+        if left is not None:
+            path = await self._left_overs.take_left_over(left[0]) if self._left_overs is not None else None
+            if path is None:
+                raise UpstreamBroken(
+                    "what was left of this has been taken by another process", code="no_part"
+                )
+            spans, self._resumed = resumable(left[1]), sum(span.size for span in resumable(left[1]))
+        else:
+            await spool.write(await anext(chunks, b""))  # clients wait for these first bytes
+            spans = (Span(0, spool.received),)
+        body = Scattered(spool, SegmentMap(spool.length or 0, spans))
+        await body.begin(path)
+        mirror = Mirror(self.source, validator(self._head), reply.at, direct=not reply.at)
+        self._ranges = Ranges(self._terms(), body, [mirror, *self._mirrors()])
+        try:
+            await self._ranges.run(stack.pop_all(), chunks)
+        except (UpstreamBroken, UpstreamSlow, UpstreamUnreachable, UpstreamBusy, Busy) as fault:
+            raise _LeftInOrder(fault) from fault
+        finally:
+            self.resumes += self._ranges.failures
+            if spool.fault is None:
+                await body.end()
+
+    def progress(self, spool: Spool) -> Progress:
+        ranges = self._ranges
+        parts = ranges.parts() if ranges is not None else ()
+        landed = max(spool.received, ranges.landed if ranges is not None else 0)
+        return Progress(
+            spool.length, spool.written, landed, len(parts) or 1, parts, self._resumed, self.resumes
+        )
+
+    def _terms(self) -> Terms:
+        return Terms(
+            self._ask_part,
+            self._mount.download,
+            self._mount.limits,
+            promised=lambda: vouching(self._known),
+            sha256=lambda: sha256_of(self._known),
+            judge_size=self._judge_size,
+            on_trouble=self._on_trouble,
+            clock=self._clock,
+        )
+
+    def _ask_part(
+        self, source: str, headers: list[Header], at: str, spare: bool
+    ) -> AbstractAsyncContextManager[UpstreamReply]:
+        request = self._request(source, [*self._route.headers, *headers])
+        return self._upstream.open(replace(request, at=at, spare=spare))
+
+    def _mirrors(self) -> list[Mirror]:
+        """Where the same bytes may be had as well, if the digest will tell."""
+        if not vouching(passing(self._known)):
+            return []
+        return [Mirror(source) for source in self._sources() if source != self.source]
 
     # --- after a break ---
 

@@ -23,7 +23,7 @@ _FINER = frozenset(
         "coordination_unavailable", "descriptors", "downgrade", "empty", "expectation",
         "first_byte", "head_too_large", "helper", "helper_slow", "hollow", "http_version",
         "index_busy", "index_damaged", "index_missing", "index_newer", "length", "no_answer", "no_pass",
-        "no_resume", "overlong", "redirects", "request_bodies", "short_body", "shutdown",
+        "no_part", "no_resume", "no_spare", "overlong", "ranges_ignored", "ranges_refused", "redirects", "request_bodies", "short_body", "shutdown",
         "size", "stall", "stopping", "store_temp", "tls", "too_slow", "unasked_encoding",
         "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
         "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",

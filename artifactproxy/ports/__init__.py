@@ -324,7 +324,9 @@ class UpstreamRequest:
 
     `remote` is the repository whose credentials, egress and address rules apply. `max_bytes`
     bounds the body. `body` is for relayed POSTs. `on_leave` is called when the wait for a place is
-    over and the request is about to leave. With `peer` the request goes to the process at that address,
+    over and the request is about to leave. `at` is where the redirects of `url` have led before (a reply's
+    `at`): it is asked there at once, as the hop that it is. One that is `spare` waits for no place: unless
+    its host has one free that nobody waits for, it ends in `Busy` (`no_spare`). With `peer` the request goes to the process at that address,
     which is filling `key` from this very URL, instead of upstream.
     """
 
@@ -337,12 +339,16 @@ class UpstreamRequest:
     peer: str = ""
     key: ArtifactKey | None = None
     on_leave: Callable[[], None] | None = field(default=None, compare=False)
+    at: str = field(default="", repr=False)
+    spare: bool = False
 
 
 class UpstreamReply(Protocol):
-    """An open answer: the head is known, the body arrives."""
+    """An open answer: the head is known, the body arrives. `at` is where redirects led, "" where there
+    were none; it may be signed, so it is neither shown nor kept."""
 
     head: UpstreamHead
+    at: str
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The raw body as framed, in the sizes the socket gave. Raises `UpstreamBroken` when it
@@ -363,7 +369,8 @@ class Upstream(Adapter, Protocol):
     request that waits for a place has not left: `on_leave` was not called, and cancelling it then
     sends nothing. U11 of a peer the head is the one upstream gave it (or what became of it), `url` too;
     its body is what it holds so far and what comes; nothing but the path of our own cluster is
-    contacted, and a fault of a peer never counts against the upstream.
+    contacted, and a fault of a peer never counts against the upstream. U12 a request `at` an address that
+    redirects led to is judged, and gets the headers, as the hop there was; a `spare` one waits for nothing.
     """
 
     def open(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamReply]: ...

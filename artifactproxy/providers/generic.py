@@ -105,7 +105,7 @@ class Generic(Provider):
             media_type=_MEDIA_TYPES.get(extension, "application/octet-stream"),
             ttl=None if immutable else TTL,
             negative_ttl=NEGATIVE_TTL,
-            expects_html=extension not in _NEVER_HTML,
+            expects_html=may_be_html(filename),
             filename=filename,
         )
 
@@ -116,6 +116,10 @@ class Generic(Provider):
             return False
         filename = segments[-1]
         return bool(filename) and "latest" not in segments and not filename.lower().endswith(_MUTABLE)
+
+
+def may_be_html(filename: str) -> bool:
+    return filename.rpartition(".")[2].lower() not in _NEVER_HTML or "." not in filename
 
 
 def _matches(patterns: Iterable[str], segments: list[str]) -> bool:

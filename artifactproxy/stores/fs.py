@@ -26,6 +26,7 @@ from artifactproxy.errors import BlobMissing, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
 from artifactproxy.ports import Clock, Growing, LocalFile
 from artifactproxy.rules.paths import blob_path
+from artifactproxy.rules.segments import SavedMap
 from artifactproxy.stores.medium import Commit, Medium, store_fault
 
 _T = TypeVar("_T")
@@ -75,6 +76,14 @@ class FsStore:
     def temp_path(self) -> Path:
         """A fresh name in the temporary directory; the caller creates it, 0600 and exclusively."""
         return self._medium.temp_path()
+
+    async def find_left_over(self, sha256: str) -> tuple[Path, SavedMap] | None:
+        """What a crash has left of a download of these bytes, and the map of it."""
+        return await self.run("look for what is left", partial(self._medium.find_left_over, sha256))
+
+    async def take_left_over(self, part: Path) -> Path | None:
+        """That file under another name, now the caller's; None if somebody else took it."""
+        return await self.run("take what is left", partial(self._medium.take_left_over, part))
 
     async def sweep(self) -> int:
         """Remove temporary files of dead processes; returns how many. Other names stay."""

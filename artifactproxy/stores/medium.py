@@ -22,7 +22,8 @@ from artifactproxy.errors import StoreFull, StoreUnavailable
 from artifactproxy.model import BlobRef
 from artifactproxy.ports import Clock
 from artifactproxy.rules.paths import blob_path
-from artifactproxy.stores.temps import TempNames, alive, owner_of
+from artifactproxy.rules.segments import SavedMap
+from artifactproxy.stores.temps import MAP, TempNames, alive, left_over, owner_of, part_of
 
 _AHEAD = 60.0  # seconds; a blob dated further ahead was put under a clock that was set back since
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -118,10 +119,28 @@ class Medium:
         # Among the blobs there is what `prepare` tried out just before its process died.
         for path in (*self.temps.iterdir(), *self.blobs.iterdir()):
             owner = owner_of(path.name)
-            if owner and not alive(owner):
+            if owner and not alive(owner) and left_over(part_of(path), self._clock()) is None:
                 path.unlink(missing_ok=True)
                 swept += 1
         return swept
+
+    def find_left_over(self, sha256: str) -> tuple[Path, SavedMap] | None:
+        """The file of a download of these bytes that a crash has ended."""
+        for path in self.temps.glob(f"*{MAP}"):
+            saved = left_over(part_of(path), self._clock())
+            if saved is not None and saved.sha256 == sha256:
+                return part_of(path), saved
+        return None
+
+    def take_left_over(self, part: Path) -> Path | None:
+        """Its new name, as a file of this process; None if another one has it by now."""
+        ours = self.temp_path()
+        try:
+            part.rename(ours)  # which one process alone can do
+        except FileNotFoundError:
+            return None
+        _remove(part.with_name(part.name + MAP))
+        return ours
 
     # --- putting ----------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from artifactproxy.ports import Clock
 from artifactproxy.ports.checkup import Content, Oddity
 from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.medium import Medium, store_fault
-from artifactproxy.stores.temps import alive, owner_of
+from artifactproxy.stores.temps import alive, left_over, owner_of, part_of
 
 _T = TypeVar("_T")
 _PIECE = 1024 * 1024
@@ -46,6 +46,7 @@ class FsSurvey:
     ) -> None:
         self._root = root.absolute()
         self._private = private
+        self._clock = clock
         self._medium = Medium(self._root, fsync=fsync, clock=clock)
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="survey")
 
@@ -163,7 +164,9 @@ class FsSurvey:
         owner = owner_of(parts[-1]) if parts[0] == "tmp" or len(parts) < 4 else None
         if owner is not None and stat.S_ISREG(about.st_mode):
             # The trial of a start is made in tmp/ and renamed beside the blobs for a moment.
-            return {} if alive(owner) else {"temp": f"{about.st_size} bytes of a process that has ended"}
+            if alive(owner) or left_over(part_of(self._root / name), self._clock()) is not None:
+                return {}
+            return {"temp": f"{about.st_size} bytes of a process that has ended"}
         if parts[0] == "tmp" or len(parts) != 4 or not _SHA256.fullmatch(parts[3]):
             return {"stray": "it is none of ours"}
         if parts[3][:2] != parts[2]:

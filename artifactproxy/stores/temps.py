@@ -3,6 +3,9 @@
 A process id alone would be fooled by its reuse, so the kernel's boot id and the start time of the
 process (clock ticks since boot, field 22 of proc_pid_stat(5)) stand beside it. Where there is no
 /proc, boot and start are 0 and the process id decides alone.
+
+A large promised download writes beside its file what has landed of it, `<name>.map`. After a crash (not
+after a loss of power, which may take what the map tells of) it is good for a day.
 """
 
 from __future__ import annotations
@@ -14,7 +17,12 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-_NAME = re.compile(r"([0-9a-f]{1,12})\.(\d{1,10})\.(\d{1,20})-\d+-[0-9a-f]+\.part")
+from artifactproxy.rules.segments import SavedMap, read_map
+
+MAP = ".map"
+KEPT_SECONDS = 86400.0
+_AHEAD = 60.0  # seconds; a map dated further ahead was written under a clock that was set back since
+_NAME = re.compile(r"([0-9a-f]{1,12})\.(\d{1,10})\.(\d{1,20})-\d+-[0-9a-f]+\.part(?:\.map(?:\.new)?)?")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -44,6 +52,27 @@ def alive(owner: Owner) -> bool:
     if not owner.started:
         return _answers(owner.pid)
     return _started(owner.pid) == owner.started
+
+
+def part_of(path: Path) -> Path:
+    """The file that a map is of; any other as it is."""
+    return path.with_name(path.name.removesuffix(MAP))
+
+
+def left_over(part: Path, now: float) -> SavedMap | None:
+    """What a crash has left in this file, with which its download can go on; None: nothing, or it is not
+    to be believed. Blocking."""
+    owner = owner_of(part.name)
+    if owner is None or owner.boot != _boot() or alive(owner):
+        return None
+    try:
+        about = part.with_name(part.name + MAP).lstat()
+        saved = read_map(part.with_name(part.name + MAP).read_bytes())
+        size = part.lstat().st_size
+    except OSError:
+        return None
+    young = -_AHEAD < now - about.st_mtime < KEPT_SECONDS
+    return saved if saved is not None and young and size == saved.length else None
 
 
 class TempNames:

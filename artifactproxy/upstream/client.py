@@ -27,7 +27,7 @@ from artifactproxy.errors import (
     UpstreamFault,
     UpstreamUnreachable,
 )
-from artifactproxy.limits import RemoteLimits
+from artifactproxy.limits import Download, RemoteLimits
 from artifactproxy.model import Header, UpstreamHead
 from artifactproxy.ports import Bulletin, Clock, Observer, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.http import parse_retry_after
@@ -64,7 +64,7 @@ class RemoteAccess:
     `origins` (`scheme://host[:port]`, or any URL on them) are allowed at whatever address;
     `credentials` go to their own origin only. `plain` are origins without TLS that documents of
     upstreams with TLS may name all the same. `allow_private` are networks that hosts named by
-    documents or redirects may resolve to. `egress` is the URL of a forward proxy, used except for
+    documents or redirects may resolve to. `max_per_host` bounds connections that are spare. `egress` is the URL of a forward proxy, used except for
     `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's.
     """
 
@@ -76,6 +76,7 @@ class RemoteAccess:
     no_proxy: tuple[str, ...] = ()
     ca: str = ""
     limits: RemoteLimits = field(default_factory=RemoteLimits)
+    max_per_host: int = Download().max_per_host
     via: str = "artifactproxy"
 
 
@@ -116,7 +117,8 @@ class UpstreamClient:
         try:
             transfer = await self._arrive(request, self._remotes[request.remote])
         except Fault as fault:
-            self._report(request.remote, fault)
+            if not request.spare or not isinstance(fault, Busy):
+                self._report(request.remote, fault)
             raise
         try:
             yield transfer
@@ -170,7 +172,8 @@ class UpstreamClient:
 
     async def _arrive(self, request: UpstreamRequest, access: RemoteAccess) -> Transfer:
         """Follow redirects to the answer that is not one."""
-        url, seen = request.url, {request.url}
+        url = request.at or request.url
+        seen = {request.url, url}
         follows = request.method in ("GET", "HEAD")
         while True:
             judge_scheme(url, access.origins, access.plain)
@@ -178,6 +181,7 @@ class UpstreamClient:
             transfer = await self._ask(request, access, url)
             location = transfer.head.headers.get("location", "")
             if not (follows and location and transfer.head.status in _REDIRECTS):
+                transfer.at = "" if url == request.url else url
                 return transfer
             try:
                 target = next_hop(url, location)
@@ -195,7 +199,10 @@ class UpstreamClient:
         gate = self._gates.of(origin_of(url), access.limits, _now())
         gate.refuse(_now())  # at once rather than after a turn in the queue
         with ExitStack() as stack:
-            await self._gates.take(gate, access.limits)
+            if request.spare:
+                self._gates.take_spare(gate, access.max_per_host)
+            else:
+                await self._gates.take(gate, access.limits)
             stack.callback(self._gates.give, gate)
             if request.on_leave is not None:
                 request.on_leave()

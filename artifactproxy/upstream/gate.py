@@ -43,6 +43,13 @@ class Slots:
                 self.waiters.remove(waiter)
             raise
 
+    def take_spare(self, size: int) -> bool:
+        """A place that nobody waits for, while fewer than `size` are taken; False if there is none."""
+        if self.waiters or self.taken >= min(self.size, size):
+            return False
+        self.taken += 1
+        return True
+
     def give(self) -> None:
         """Hand the place to the next in line, or free it."""
         while self.waiters:
@@ -221,6 +228,15 @@ class Gates:
                     raise
         except TimeoutError as exc:
             raise full from exc
+
+    def take_spare(self, gate: Gate, most: int) -> None:
+        """A place at once, of an origin that has fewer than `most` taken. Raises `Busy` (`no_spare`).
+        Undo with `give`."""
+        if gate.slots.take_spare(most):
+            if self.total.take_spare(self.total.size):
+                return
+            gate.slots.give()
+        raise Busy("no connection to upstream is to spare", code="no_spare")
 
     def give(self, gate: Gate) -> None:
         self.total.give()

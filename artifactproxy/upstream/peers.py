@@ -53,6 +53,7 @@ class PeerTransfer:
 
     def __init__(self, head: UpstreamHead, transfer: Transfer) -> None:
         self.head = head
+        self.at = ""
         self._transfer = transfer
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -58,6 +58,7 @@ class Transfer:
         release: ExitStack,
     ) -> None:
         self.head = head
+        self.at = ""
         self._response = response
         self._host = host
         self._limits = limits

@@ -3,6 +3,7 @@
 `POST /purge {repo, path, package}`, `POST /gc {run}`, `GET /explain?url=&accept=`, `GET /stats`, `GET /ping`,
 `GET /ready`, `POST /reload`, `POST /token/create {name, scopes, seconds}`, `GET /token/list`,
 `POST /token/revoke {name}`.
+`GET /fetch?url=&accept=` answers with the body itself, as a client gets it.
 `POST /fsck {full, repair}` and `POST /scrub {rate}` answer line by line while they work; a failure after
 the first line is a line of its own: `{"failed": "..."}`.
 """
@@ -13,6 +14,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -40,6 +42,7 @@ Ready = Callable[[], Awaitable[dict[str, Any]]]
 """`ready`, `mode`, and one verdict for each of `dependencies`."""
 
 _Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+_Body = Callable[[dict[str, Any]], Awaitable[Answer]]
 _Stream = Callable[[dict[str, Any]], AsyncIterator[dict[str, Any]]]
 
 
@@ -68,6 +71,7 @@ class Control:
         self._readiness = ready
         self._tokens = tokens
         self._streams: dict[str, _Stream] = {"fsck": self._fsck, "scrub": self._scrub} if checkup else {}
+        self._bodies: dict[str, _Body] = {"fetch": self._fetch}
         self._commands: dict[str, tuple[str, _Command]] = {
             "ping": ("GET", self._ping),
             "ready": ("GET", self._ready),
@@ -87,6 +91,8 @@ class Control:
         name = path.strip("/")
         if name in self._streams:
             method, command = "POST", None
+        elif name in self._bodies:
+            method, command = "GET", None
         else:
             method, command = self._commands.get(name, ("", None))
         if not method:
@@ -94,6 +100,8 @@ class Control:
         if request.method != method:
             raise MethodRefused(f"use {method}", allow=method)
         arguments = await _json_body(request) if method == "POST" else _query(query)
+        if name in self._bodies:
+            return await self._bodies[name](arguments)
         if command is None:
             lines = _lines(self._streams[name](arguments))
             return Answer(
@@ -134,6 +142,11 @@ class Control:
     async def explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """As far as this process knows. Raises `Fault`."""
         return await self._engine.explain(self._ask_of(_text(arguments, "url"), _text(arguments, "accept")))
+
+    async def _fetch(self, arguments: dict[str, Any]) -> Answer:
+        ask = self._ask_of(_text(arguments, "url"), _text(arguments, "accept"))
+        # With a condition the bytes come from here, and not by a redirect to where they are stored.
+        return await self._engine.handle(replace(ask, headers={**ask.headers, "if-match": "*"}))
 
     async def _read_again(self, arguments: dict[str, Any]) -> dict[str, Any]:
         del arguments

@@ -1,0 +1,1 @@
+"""`artifactproxy fetch`: one file, by the engine of the proxy, into a file of the user's."""
