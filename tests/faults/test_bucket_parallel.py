@@ -16,9 +16,7 @@ REMOTE = "download: {connections: 4, segment: 1MiB, from: 2MiB}"
 
 
 @pytest.mark.parametrize("promised", [True, False])
-async def test_r11_parts_are_uploaded_while_later_ones_load(
-    tmp_path: Path, chaos: Chaos, promised: bool
-) -> None:
+async def test_parts_are_uploaded_while_later_ones_load(tmp_path: Path, chaos: Chaos, promised: bool) -> None:
     async with bucketed(tmp_path, chaos, remote=REMOTE) as rig:
         behaviours = [slow(6_000_000)]
         path, body = await rig.given(promised=promised, size=SIZE, behaviours=behaviours)

@@ -19,7 +19,7 @@ SIZE = 6 * MIB + 99
 REMOTE = "download: {connections: 4, segment: 1MiB, from: 2MiB}"
 
 
-async def test_r11_followers_read_what_comes_over_several_connections(tmp_path: Path, chaos: Chaos) -> None:
+async def test_followers_read_what_comes_over_several_connections(tmp_path: Path, chaos: Chaos) -> None:
     body = chaos.script("/f.bin", slow(3_000_000), size=SIZE)
     async with patient(tmp_path, chaos, 3, remote=REMOTE) as cl:
         answers = await asyncio.gather(*(cl[n % 3].get("/files/f.bin") for n in range(9)))
