@@ -160,7 +160,9 @@ def _build(config: Config) -> _Built:
         return _Built(
             {name: wiring.mount(remote) for name, remote in config.remotes.items()},
             {name: wiring.way(remote) for name, remote in config.remotes.items()},
-            AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts),
+            AccessRules(
+                config.public_url, config.trusted_proxies, config.allowed_hosts, config.oci_default or ""
+            ),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -179,7 +179,9 @@ class _Serving:
             engine,
             observations,
             config.limits,
-            AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts),
+            AccessRules(
+                config.public_url, config.trusted_proxies, config.allowed_hosts, config.oci_default or ""
+            ),
             certificate.context if certificate else None,
             via=wiring.VIA,
             checkup=self._checks,

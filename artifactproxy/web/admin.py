@@ -13,7 +13,8 @@ from artifactproxy.engine.answer import Answer, Bytes
 from artifactproxy.errors import NotServed
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.addresses import address_of
-from artifactproxy.web import setup
+from artifactproxy.rules.oci.addresses import ROOT
+from artifactproxy.web import containers, setup
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.contract import EngineLike, SiblingsLike, WebObserver
 from artifactproxy.web.door import Entry
@@ -51,6 +52,7 @@ class Pages:
             "readyz": self._readyz,
             "metrics": self._metrics,
             "setup": self._setup,
+            ROOT: self._registry,
             "robots.txt": self._robots,
         }
 
@@ -126,6 +128,10 @@ class Pages:
         chosen = parse_qs(entry.address.query).get("repo", [""])[-1]
         only = address_of(f"/{chosen}") if chosen else None
         return text_answer(setup.client_text(mounts, client, root, only))
+
+    async def _registry(self, entry: Entry) -> Answer:
+        del entry
+        return containers.ping()
 
     async def _robots(self, entry: Entry) -> Answer:
         del entry

@@ -25,8 +25,9 @@ from artifactproxy.errors import BadRequest, Busy, Fault, HeadSlow, MethodRefuse
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask
 from artifactproxy.providers._base import Page
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.rules.paths import RESERVED
-from artifactproxy.web import sockets
+from artifactproxy.web import containers, sockets
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
@@ -88,6 +89,7 @@ class WebServer:
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._bodies = Bodies(limits)
+        self._containers = containers.Containers()
         self._closing = False
         self._clients: set[Connection] = set()  # who was there when we began to close
         prefix = secrets.token_hex(4)
@@ -281,10 +283,13 @@ class WebServer:
         line = Line(request.method, request.version < (1, 1), next(self._ids))
         keep = bool(request.keep_alive) and not self._closing
         connection = cast("Connection", request.protocol)
-        return Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+        exchange = Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+        if request.raw_path.startswith("/v2/"):
+            exchange.ask = Ask(ROOT, "")  # whatever is refused of it, is in its clients' words
+        return exchange
 
     async def _answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
-        entry = self._door.judge(request, exchange.connection)
+        entry = self._at_home(self._door.judge(request, exchange.connection))
         address, method = entry.address, exchange.line.method
         exchange.ask = self._ask(entry, exchange)
         if "upgrade" in entry.headers:
@@ -311,8 +316,15 @@ class WebServer:
         answer = await self._engine.handle(exchange.ask)
         if "x-request-id" in entry.headers:
             answer.outcome.extra["client_request_id"] = exchange.outcome.extra["client_request_id"]
+        answer.headers += containers.namespace(address)
         exchange.outcome = answer.outcome
         return answer
+
+    def _at_home(self, entry: Entry) -> Entry:
+        """With the repository that an address of a registry's API is of."""
+        rules, mounts = self._door.access, self._engine.mounts()
+        address = self._containers.behind(entry.address, mounts, rules.registry)
+        return entry if address is entry.address else replace(entry, address=address)
 
     def _judge_method(self, method: str, repo: str) -> None:
         """Anything but reading is for repositories whose provider relays it."""
@@ -323,14 +335,14 @@ class WebServer:
             raise MethodRefused(what, allow=", ".join(sorted(methods)))
 
     def _ask(self, entry: Entry, exchange: Exchange) -> Ask:
-        (repo, path, query, prefix, _), visit = entry.address, entry.visit
+        address, visit = entry.address, entry.visit
         return Ask(
-            repo=repo,
-            path=path,
+            repo=address.repo,
+            path=address.path,
             method=exchange.line.method,
-            query=query,
+            query=address.query,
             headers=entry.headers,
-            base=f"{visit.root}{prefix}/{repo}",
+            base=address.base(visit.root),
             request_id=exchange.line.request_id,
             caller=visit.caller,
         )
@@ -352,6 +364,8 @@ class WebServer:
         return error_answer(fault, body, exchange.outcome)
 
     def _page(self, fault: Fault, ask: Ask) -> Page:
+        if ask.repo == ROOT:
+            return containers.page(fault)
         return self._engine.problem(fault, ask) if ask.repo else plain_page(fault)
 
     def _refuse(self, connection: Connection, status: int) -> None:

@@ -75,7 +75,7 @@ async def test_the_index_lists_addresses(rig) -> None:
 
 
 async def test_reserved_names_never_reach_the_engine(rig) -> None:
-    for name in sorted(RESERVED - {"livez", "readyz", "metrics", "setup", "robots.txt"}):
+    for name in sorted(RESERVED - {"livez", "readyz", "metrics", "setup", "robots.txt", "v2"}):
         assert (await rig.get(f"/{name}")).status == 404
         assert (await rig.get(f"/{name}/livez")).status == 404
     assert (await rig.get("/livez/x")).status == 404
