@@ -106,7 +106,7 @@ def _warn(config: Config) -> None:
     if not _is_loopback(config.listen.host) and config.read == "open":
         click.echo(
             f"artifactproxy: warning: {config.listen} is reachable from other machines and anybody may read; "
-            "keep it inside a network you trust",
+            "keep it inside a network you trust, or set access: {read: token}",
             err=True,
         )
 

@@ -280,6 +280,8 @@ def greeting(config: Config, mounts: Mapping[str, Mount], root: str) -> list[str
                 command = client.command.replace("{base}", f"{root}/{name}").replace("{origin}", root)
                 command = command.replace("{host}", urlsplit(root).hostname or "")
                 lines.append(f"  {client.client + ':':9} {command}")
+    if config.read == "token":
+        lines += ["", "reading needs a token: artifactproxy token create NAME --scope read"]
     lines += ["", f"more clients: {root}/setup"]
     return lines
 

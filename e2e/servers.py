@@ -303,6 +303,8 @@ class _PlainStatus(urllib.request.HTTPErrorProcessor):
         del request
         return response
 
+    https_response = http_response
+
 
 _COMMAND = [sys.executable, "-m", "artifactproxy"]
 

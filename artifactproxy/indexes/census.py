@@ -24,6 +24,7 @@ from artifactproxy.indexes.writer import Work
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Promise
 from artifactproxy.ports import Totals
 from artifactproxy.ports.checkup import BadRow, BlobRow, Held, OldBody
+from artifactproxy.ports.tokens import Token
 
 _T = TypeVar("_T")
 _ENTRY = len(sql.ENTRY_COLUMNS) - 3
@@ -66,6 +67,11 @@ class SqliteCensus:
 
     async def totals(self) -> Totals:
         return await self._ask(totals)
+
+    async def tokens(self) -> list[Token]:
+        """All at once: they are few. None in an index from before there were any."""
+        tables = {name for (name,) in await self._rows(sql.TABLES, ())}
+        return [Token(*row) for row in await self._rows(sql.TOKENS, ())] if "tokens" in tables else []
 
     # --- page by page -----------------------------------------------------------------------
 

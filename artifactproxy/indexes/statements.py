@@ -303,6 +303,10 @@ ADD_TOKEN = (
     " WHERE NOT EXISTS (SELECT 1 FROM tokens t WHERE t.name = ?2 AND t.revoked IS NULL"
     " AND (t.expires IS NULL OR t.expires > CAST(?5 AS DOUBLE PRECISION)))"
 )
+ADOPT_TOKEN = (
+    f"INSERT INTO tokens ({_TOKEN}) VALUES ({_marks(TOKEN_COLUMNS)})"
+    f" ON CONFLICT (id) DO UPDATE SET {_updates(TOKEN_COLUMNS)}, name = excluded.name, fingerprint = excluded.fingerprint"
+)
 FORGET_TOKENS = "DELETE FROM tokens WHERE revoked < ?1 OR expires < ?1"
 REVOKE = f"UPDATE tokens SET revoked = ?2 WHERE name = ?1 AND revoked IS NULL RETURNING {_TOKEN}"
 NOTE_USE = "UPDATE tokens SET used = ?2 WHERE id = ?1 AND (used IS NULL OR used < ?2)"

@@ -31,6 +31,10 @@ class SqliteTokens:
     async def add(self, token: Token, *, before: float) -> bool:
         return await self._write(partial(_add, token=token, before=before))
 
+    async def adopt(self, tokens: Iterable[Token]) -> None:
+        rows = [astuple(token) for token in tokens]
+        await self._write(lambda db: db.executemany(sql.ADOPT_TOKEN, rows).rowcount)
+
     async def find(self, id_: str) -> Token | None:
         row = self._read(sql.TOKEN, (id_,))
         return Token(*row) if row else None

@@ -62,7 +62,12 @@ async def _moved(data: Path, aim: Config, *, read_back: bool) -> Moved:
         if bucket is not None and read_back:
             survey = backends.survey(aim, aim.data, time.time)
             stack.push_async_callback(survey.close)
-        return await Move(Source(data), census, bucket, index, progress, survey=survey).run()
+        moved = await Move(Source(data), census, bucket, index, progress, survey=survey).run()
+        if index is not None:
+            tokens = await census.tokens()
+            await index.tokens.adopt(tokens)
+            moved.tokens = len(tokens)
+        return moved
 
 
 def _lines(moved: Moved, aim: Config) -> list[str]:
@@ -72,7 +77,7 @@ def _lines(moved: Moved, aim: Config) -> list[str]:
     if aim.store is not None:
         lines.append(f"{moved.blobs} blobs moved, {readable(moved.bytes)}; {moved.there} were there already")
     if aim.index is not None:
-        lines.append(f"{moved.entries} entries and {moved.promises} promises")
+        lines.append(f"{moved.entries} entries, {moved.promises} promises and {moved.tokens} tokens")
     if moved.missing or moved.damaged:
         lines.append(
             f"left behind: {moved.missing} missing and {moved.damaged} damaged blobs;"

@@ -43,6 +43,7 @@ class Moved:
     damaged: int = 0
     entries: int = 0
     promises: int = 0
+    tokens: int = 0
     skipped: int = 0
     settled: bool = False
     examples: list[tuple[str, str]] = field(default_factory=list)

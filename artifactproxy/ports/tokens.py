@@ -29,10 +29,13 @@ class TokenStore(Protocol):
     row, and tells which it was; None if there is none. K4 tokens are listed by name, then by age. K5 use
     is bulk, creates no rows and never moves `used` back. K6 seal is what the first caller of all
     proposed, for ever and for everybody. K7 add forgets those that were revoked or expired before
-    `before`. K8 what cannot be told raises `IndexUnavailable`.
+    `before`. K8 what cannot be told raises `IndexUnavailable`. K9 adopt writes rows of another store as they
+    are, in place of those with the same id; it may be repeated.
     """
 
     async def add(self, token: Token, *, before: float) -> bool: ...
+
+    async def adopt(self, tokens: Iterable[Token]) -> None: ...
 
     async def find(self, id_: str) -> Token | None: ...
 

@@ -86,6 +86,7 @@ class Keys:
         self._pepper = pepper
         self._recheck = recheck
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[_Known]] = {}
         self._epoch = 0  # of what is remembered: a look-up that began in an older one is not kept
         self._key = b""
         self._noted: dict[str, float] = {}
@@ -94,9 +95,9 @@ class Keys:
             bulletin.listen(TOKENS, self._hear)
 
     async def close(self) -> None:
-        """Notes of use that are under way are written."""
-        if self._notes:
-            await asyncio.wait(self._notes)
+        """What is under way ends: look-ups, and notes of use, which are written."""
+        if under_way := {*self._notes, *self._asking.values()}:
+            await asyncio.wait(under_way)
 
     # --- who asks ---------------------------------------------------------------------------
 
@@ -160,18 +161,39 @@ class Keys:
     def _drop(self, id_: str) -> None:
         self._epoch += 1
         self._known.pop(id_, None)
+        self._asking.pop(id_, None)
 
     async def _look_up(self, id_: str) -> _Known:
-        now, epoch = self._clock(), self._epoch
+        now = self._clock()
         known = self._known.get(id_)
         if known is not None and 0 <= now - known.at < self._recheck:
             return known
+        epoch = self._epoch
         try:
-            token = await self._store.find(id_)
+            return await self._ask(id_, now)
         except IndexUnavailable:
             if known is None or epoch != self._epoch or not 0 <= now - known.at < UNSURE:
                 raise
             return known
+
+    async def _ask(self, id_: str, now: float) -> _Known:
+        """All who ask for one token at once wait for one look-up; who leaves does not end it."""
+        task = self._asking.get(id_)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._find(id_, now), name="token")
+            self._asking[id_] = task
+            task.add_done_callback(lambda done: self._asked(id_, done))
+        return await asyncio.shield(task)
+
+    def _asked(self, id_: str, task: asyncio.Task[_Known]) -> None:
+        if self._asking.get(id_) is task:
+            del self._asking[id_]
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear it
+
+    async def _find(self, id_: str, now: float) -> _Known:
+        epoch = self._epoch
+        token = await self._store.find(id_)
         fresh = _Known(token, _scopes_of(token), now)
         if epoch == self._epoch:
             self._known[id_] = fresh

@@ -108,7 +108,7 @@ class WebServer:
         self._commands = Listener(self._serve_command, self._refuse, self._report, limits)
         # Siblings take no places away from clients.
         self._family = Listener(self._serve, self._refuse, self._report, limits)
-        entrance = login.Login(engine, self._gate, keys, clock)
+        entrance = login.Login(self._gate, keys, clock, self._takes_pushes)
         self._pages = Pages(
             *(engine, observer, self._gate, entrance),
             lambda: len(self._repositories.connections),
@@ -304,6 +304,9 @@ class WebServer:
         if request.raw_path.startswith("/v2/"):
             exchange.ask = Ask(ROOT, "")  # whatever is refused of it, is in its clients' words
         return exchange
+
+    def _takes_pushes(self) -> bool:
+        return any("PUT" in mount.provider.methods for mount in self._engine.mounts().values())
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         exchange.keep = False

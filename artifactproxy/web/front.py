@@ -183,7 +183,11 @@ class Front:
             return plain_page(fault)
         if ask.repo == login.SEGMENT:
             return login.registry_page(fault)
-        return self._engine.problem(fault, ask if may_see(ask.scopes, ask.repo) else replace(ask, repo=""))
+        if may_see(ask.scopes, ask.repo):
+            return self._engine.problem(fault, ask)
+        if ask.base.endswith(f"/{login.SEGMENT}/{ask.repo}"):
+            return login.registry_page(fault)
+        return self._engine.problem(fault, replace(ask, repo=""))
 
 
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:

@@ -43,12 +43,15 @@ class Gate:
     def __init__(self, access: AccessRules, keys: KeysLike | None) -> None:
         self.access = access
         self._keys = keys
+        self._nobody = {True: Admitted(NOBODY, EVERYBODY), False: UNKNOWN}
 
     async def admit(self, entry: Entry) -> Admitted:
         """Who asks. What was shown and does not count makes a nobody; whether that matters is for
         `judge`. Raises `IndexUnavailable` where it cannot be told."""
-        field = entry.headers.get("authorization") if entry.address.repo not in PUBLIC else None
-        caller = await self._known(field) if field is not None else NOBODY
+        field = entry.headers.get("authorization")
+        if field is None or entry.address.repo in PUBLIC:
+            return self._nobody[self.access.open_reading]
+        caller = await self._known(field)
         scopes = EVERYBODY if self.access.open_reading else ()
         if caller.scopes:
             scopes = (*lowered(caller.scopes, caller.most), *scopes)
@@ -64,6 +67,8 @@ class Gate:
 
     def judge(self, admitted: Admitted, operation: Operation, entry: Entry) -> None:
         """Raises `Unauthorized`, `Forbidden`, or `NotServed` as for what is not there."""
+        if admitted.scopes is EVERYBODY and operation.right is Right.READ:  # by far the most
+            return
         if may(admitted.scopes, operation):
             return
         caller = admitted.caller
@@ -74,6 +79,10 @@ class Gate:
             )
         if not caller.name:
             raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry, operation))
+        if not operation.repo:
+            raise Forbidden(
+                f"the token {caller.name} has no scope without a pattern: this page is about everything"
+            )
         if may(admitted.scopes, Operation(Right.READ, operation.repo, operation.name)):
             raise Forbidden(
                 f"the token {caller.name} does not include the right to {_does(operation.right)} here"

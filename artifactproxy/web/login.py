@@ -8,19 +8,20 @@ a nobody where reading is open.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
 from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import BadRequest, Fault, NotServed, Unauthorized
-from artifactproxy.model import Right
+from artifactproxy.model import Operation, Right
 from artifactproxy.ports import Clock
 from artifactproxy.providers._base import Page, json_text
 from artifactproxy.rules.credentials import TICKET_SECONDS, secret_in
 from artifactproxy.tokens.keys import Caller
 from artifactproxy.web.answers import json_answer
-from artifactproxy.web.contract import EngineLike, KeysLike
+from artifactproxy.web.contract import KeysLike
 from artifactproxy.web.door import Entry
 from artifactproxy.web.gate import BASIC, Admitted, Gate
 
@@ -33,23 +34,29 @@ _PARAMETERS_MAX = 100
 _RIGHTS = {"pull": Right.READ, "push": Right.PUSH, "delete": Right.DELETE, "*": Right.ADMIN}
 _CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN", 405: "UNSUPPORTED", 429: "TOOMANYREQUESTS"}
 
+_BEFORE_KIND = re.compile(r"\A(.+?)/(?:manifests|blobs|tags|referrers)/")
+
 _Fields = Mapping[str, list[str]]
 
 
 class Login:
-    """`keys` None: there are no tokens here, and no tickets."""
+    """`keys` None: there are no tokens here, and no tickets. `takes_pushes` tells whether any repository
+    does now."""
 
-    def __init__(self, engine: EngineLike, gate: Gate, keys: KeysLike | None, clock: Clock) -> None:
-        self._engine = engine
+    def __init__(
+        self, gate: Gate, keys: KeysLike | None, clock: Clock, takes_pushes: Callable[[], bool]
+    ) -> None:
         self._gate = gate
         self._keys = keys
         self._clock = clock
+        self._takes_pushes = takes_pushes
 
     async def answer(self, entry: Entry, admitted: Admitted, body: bytes) -> Answer:
         """Raises `NotServed` for any other address under `/v2/`, and `Fault`."""
         if not entry.address.path:
             return self._ping(entry, admitted)
         if entry.address.path != TOKEN or self._keys is None:
+            self._gate.judge(admitted, _reading(entry.address.path), entry)
             raise NotServed("there is no such repository here")
         self._gate.access.judge_admin(entry.visit)
         return await self._token(self._keys, entry, admitted.caller, body)
@@ -58,16 +65,11 @@ class Login:
         caller = admitted.caller
         believed = bool(caller.name) or caller.by_ticket
         open_to_all = self._gate.access.open_reading
-        if caller.why or not (believed or open_to_all) or not (believed or not self._takes_pushes()):
+        if caller.why or not (believed or (open_to_all and not self._takes_pushes())):
             raise Unauthorized(caller.why or "log in with a token", challenge=self._gate.challenge(entry))
         answer = json_answer({})
         answer.headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
         return answer
-
-    def _takes_pushes(self) -> bool:
-        return self._keys is not None and any(
-            "PUT" in mount.provider.methods for mount in self._engine.mounts().values()
-        )
 
     async def _token(self, keys: KeysLike, entry: Entry, caller: Caller, body: bytes) -> Answer:
         fields = _fields(entry.address.query if not body else body.decode("utf-8", "replace"))
@@ -89,6 +91,13 @@ class Login:
         if body:
             told["scope"] = " ".join(fields.get("scope", ()))
         return json_answer(told)
+
+
+def _reading(path: str) -> Operation:
+    """What is asked of a repository that is not here, as it would be if it were."""
+    name = _BEFORE_KIND.match(path)
+    repo, _, image = (name[1] if name else path).partition("/")
+    return Operation(Right.READ, repo, image)
 
 
 def registry_page(fault: Fault) -> Page:

@@ -144,3 +144,13 @@ async def test_k8_what_cannot_be_told_raises(box: Indexes) -> None:
     for call in (index.tokens.find(TOKEN.id), index.tokens.tokens(), index.tokens.revoke("builds", NOW)):
         with pytest.raises(IndexUnavailable):
             await call
+
+
+async def test_k9_adopted_rows_are_as_they_were_and_the_last_word(index: Any) -> None:
+    await index.tokens.add(TOKEN, before=LONG_AGO)
+    rows = [replace(TOKEN, revoked=NOW + 1), replace(TOKEN, id="id000000002", created=NOW + 2, used=NOW + 3)]
+    for _ in range(2):
+        await index.tokens.adopt(rows)
+        assert await index.tokens.tokens() == rows
+    await index.tokens.adopt([])
+    assert await index.tokens.tokens() == rows

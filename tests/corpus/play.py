@@ -13,6 +13,7 @@ After every case there is no warning in the log, and an honest request is a hit.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ from tests.corpus.programs import FILES, GOOD, MARKER, Program
 from tests.corpus.recipes import RECIPES
 from tests.corpus.wire import NotHttp, Reply, exchange, replies
 
-_MARKER = "GET /files/marker.bin HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+_MARKER = "GET /files/marker.bin HTTP/1.1\r\nHost: {host}\r\n{shown}Connection: close\r\n\r\n"
 _NEXT = "GET /files/smuggled.bin HTTP/1.1\r\nHost: {host}\r\n\r\n"
 _WORDS = {
     "get": "GET /files/good.bin HTTP/1.1\r\nHost: {host}\r\n",
@@ -31,7 +32,8 @@ _WORDS = {
     "chunked": "Transfer-Encoding: chunked\r\n",
     "next": _NEXT,
 }
-"""What may stand in braces in a case, besides what `host`, `next_size`, `next_hex` and `etag:FILE` say."""
+"""What may stand in braces in a case, besides what `host`, `next_size`, `next_hex` and `etag:FILE` say, and, where
+reading needs a token, `token:NAME`, `basic:NAME` and `shown`, the whole field of an honest client."""
 
 # What honest answers say as well, so that it proves no echo.
 _OURS = re.compile(rb"(?i)close|chunked|keep-alive|gzip|application/json|text/html|bytes.*|/?|no-cache")
@@ -56,10 +58,17 @@ def request_of(case: Case, program: Program, host: str) -> bytes:
 def filled(text: str, program: Program, host: str) -> str:
     for word, meaning in _WORDS.items():
         text = text.replace(f"{{{word}}}", meaning)
+    text = text.replace("{shown}", program.shown)
+    text = re.sub(r"\{token:([^}]+)\}", lambda match: program.tokens[match[1]], text)
+    text = re.sub(r"\{basic:([^}]+)\}", lambda match: _basic(program.tokens[match[1]]), text)
     size = len(_NEXT.replace("{host}", host))
     text = text.replace("{next_size}", str(size)).replace("{next_hex}", f"{size:x}")
     text = re.sub(r"\{etag:([^}]+)\}", lambda match: program.etags[match[1]], text)
     return text.replace("{host}", host)
+
+
+def _basic(token: str) -> str:
+    return base64.b64encode(f"me:{token}".encode()).decode()
 
 
 def marker_of(case: Case, program: Program, host: str) -> bytes:
@@ -106,7 +115,7 @@ def answers_to(got: bytes, case: Case, request: bytes) -> list[Reply]:
 
 async def honest(program: Program, port: int, host: str) -> None:
     """An honest request right afterwards is a hit, byte for byte."""
-    request = f"GET /files/good.bin HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    request = f"GET /files/good.bin HTTP/1.1\r\nHost: {host}\r\n{program.shown}Connection: close\r\n\r\n"
     (answer,) = replies(await exchange(port, request.encode()))
     assert (answer.status, answer.body, answer["x-artifact-source"]) == (200, GOOD, "cache"), answer
     assert program.process.returncode is None, "the program has ended"

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from artifactproxy import wiring
+from artifactproxy.config import load
 from tests.chaos import Chaos
 from tests.chaos.behaviours import ok, status
 
@@ -25,8 +27,18 @@ SITES = {
     "open": "",
     "public": "public_url: https://cache.example/artifacts\nallowed_hosts: [cache.example]",
     "trusting": "trusted_proxies: [127.0.0.1/32]",
+    "closed": "access: {read: token}",
 }
 """Configurations that attacks are played against."""
+
+TOKENS = {
+    "honest": ["read"],
+    "elsewhere": ["read:other", "read:files-*", "read:file", "push:images", "read:files/x"],
+    "publisher": ["push:images/*"],
+    "keeper": ["admin:images", "read:files"],
+    "revoked": ["admin"],
+}
+"""Tokens of the closed site; `expired` is one more, and was `admin`."""
 
 _CONFIG = """\
 listen: 127.0.0.1:0
@@ -73,8 +85,14 @@ class Program:
     parser: str
     etags: dict[str, str] = field(default_factory=dict)
     kept: Stored = ([], [], 0)
+    tokens: dict[str, str] = field(default_factory=dict)
     _read: int = 0
     _index: sqlite3.Connection | None = None
+
+    @property
+    def shown(self) -> str:
+        """The field with which an honest client says who it is, where that is asked for."""
+        return f"Authorization: Bearer {self.tokens['honest']}\r\n" if self.tokens else ""
 
     @property
     def log(self) -> Path:
@@ -119,9 +137,11 @@ async def running(
             folder=folder, site=SITES[site], keepalive=keepalive, origin=chaos.origin, limits=_LIMITS
         )
         (folder / "config.yaml").write_text(textwrap.dedent(text))
+        tokens = await made_tokens(folder) if site == "closed" else {}
         process = await start(folder, {"AIOHTTP_NO_EXTENSIONS": PARSERS[parser]})
         try:
             program = Program(process, await _port(process, folder / "log"), folder, chaos, parser)
+            program.tokens = tokens
             with closing(program):
                 await fill(program)
                 yield program
@@ -129,6 +149,15 @@ async def running(
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+async def made_tokens(folder: Path) -> dict[str, str]:
+    config = load(folder / "config.yaml", env={}, flags={})
+    async with wiring.token_desk(config) as desk:
+        made = {name: (await desk.create(name, scopes, None))["token"] for name, scopes in TOKENS.items()}
+        await desk.revoke("revoked")
+        made["expired"] = (await desk.create("expired", ["admin"], 0.001))["token"]
+    return made
 
 
 async def start(folder: Path, env: dict[str, str]) -> asyncio.subprocess.Process:
@@ -204,7 +233,8 @@ async def fill(program: Program) -> None:
 async def _get(program: Program, target: str) -> tuple[bytes, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", program.port)
     host = "cache.example" if "cache.example" in (program.folder / "config.yaml").read_text() else "localhost"
-    writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    shown = program.shown
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{shown}Connection: close\r\n\r\n".encode())
     async with asyncio.timeout(10):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()

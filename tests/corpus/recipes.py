@@ -31,6 +31,11 @@ def many_fields(*, line: str, field: str, count: int) -> str:
     return f"{line}\r\nHost: {{host}}\r\n{fields}\r\n"
 
 
+def long_field(*, line: str, field: str, unit: str, count: int) -> str:
+    """One header field that ends with `count` times `unit`."""
+    return f"{line}\r\nHost: {{host}}\r\n{field}{unit * count}\r\n\r\n"
+
+
 def chunked(
     *, extension: str = "", trailer: str = "", count: int = 1, times: int = 1, start: str = "{post}"
 ) -> str:
@@ -54,5 +59,14 @@ def tls_hello(*, name: str = "cache.example", after: str = "") -> str:
 
 RECIPES: dict[str, Recipe] = {
     recipe.__name__: recipe
-    for recipe in (pipelined, long_target, numbered_target, many_fields, chunked, long_method, tls_hello)
+    for recipe in (
+        pipelined,
+        long_target,
+        numbered_target,
+        many_fields,
+        long_field,
+        chunked,
+        long_method,
+        tls_hello,
+    )
 }

@@ -29,9 +29,9 @@ from artifactproxy.errors import (
     UpstreamBlocked,
     UpstreamBroken,
 )
-from artifactproxy.model import Ask, Reply, Route, View
+from artifactproxy.model import Ask, Operation, Reply, Right, Route, View
 from artifactproxy.providers import PROVIDERS
-from artifactproxy.rules import coding, digests, gosum, http, paths
+from artifactproxy.rules import access, coding, credentials, digests, gosum, http, paths
 from artifactproxy.rules.addresses import address_of
 from artifactproxy.rules.decode import Decoder
 from artifactproxy.upstream import guard
@@ -64,6 +64,30 @@ def request_target(data: bytes) -> None:
     with suppress(NotServed, BadPath):
         address = address_of(raw)
         assert raw.endswith(address.query)
+
+
+def authorization(data: bytes) -> None:
+    """Nothing that a stranger shows is a token of ours, or a ticket under our key."""
+    secret = credentials.secret_in(data.decode("latin-1"))
+    assert secret is None or secret
+    for text in (secret or "", data.decode("latin-1"), data.decode("utf-8", "replace")):
+        id_ = credentials.token_id(text)
+        assert not id_ or (id_ in text and len(id_) == 11 and text.isascii())
+        assert credentials.open_ticket(b"a key of ours", text, 1_700_000_000.0) is None
+        credentials.fingerprint(text)
+
+
+def scopes(data: bytes) -> None:
+    """What is a scope is written as it was read, and covers nothing above it."""
+    try:
+        scope = access.parse_scope(data.decode("utf-8", "replace"))
+    except ValueError:
+        return
+    assert access.parse_scope(access.scope_text(scope)) == scope
+    repo, _, name = scope.pattern.replace("*", "x").partition("/")
+    assert access.may([scope], Operation(scope.right, repo, name))
+    above = [right for right in Right if right > scope.right]
+    assert not any(access.may([scope], Operation(right, repo, name)) for right in above)
 
 
 def ranges(data: bytes) -> None:
@@ -242,6 +266,8 @@ def _documents() -> Iterator[tuple[str, Target, bytes]]:
 
 TARGETS: dict[str, Target] = {
     "request_target": request_target,
+    "authorization": authorization,
+    "scopes": scopes,
     "ranges": ranges,
     "headers": headers,
     "forwarded": forwarded,
@@ -268,6 +294,12 @@ def seeds(name: str) -> list[bytes]:
 
 _SEEDS = {
     "request_target": [b"/pypi/simple/a%2Fb/?x=y", b"http://h/npm/@s%2fn", b"/artifactory/api/npm/npm/x"],
+    "authorization": [
+        b"Bearer " + credentials.mint(b"n" * credentials.NOISE_BYTES).encode(),
+        b"Basic bWU6YXB4XzEyMw==",
+        b"apxt_-_1_1700000000_" + b"0" * 64,
+    ],
+    "scopes": [b"read", b"push:images/team/*", b"admin:corp-*"],
     "ranges": [b"\x10bytes=0-5", b"\x01bytes=-5", b"\x01bytes 0-9/100", b"\x05bytes=5-,7-8"],
     "headers": [b'bytes=0-1\n"a", W/"b"', b"x\nTue, 14 Nov 2023 22:13:20 GMT", b'x\nmax-age=5, no-cache="a"'],
     "forwarded": [b"h:80\nfor=10.0.0.2;host=a.example;proto=https\n10.0.0.3, 192.0.2.1"],

@@ -15,7 +15,8 @@ import asyncpg
 import pytest
 
 from artifactproxy.errors import IndexUnavailable
-from artifactproxy.indexes.postgres.index import PostgresIndex
+from artifactproxy.indexes.migrate import steps
+from artifactproxy.indexes.postgres.index import STEPS, PostgresIndex
 from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.model import ArtifactKey, Digest, Found, Kind, Promise
 from artifactproxy.ports import Use
@@ -131,19 +132,22 @@ def test_p10_replicas_that_start_together_migrate_once(url: str) -> None:
     ]
     told = [replica.communicate(timeout=60)[0] for replica in replicas]
     assert sorted(map(int, told)) == [1, 2, 3]
-    assert ask(url, "SELECT number, name FROM steps") == "1|0001_first.sql"
+    taken = "\n".join(f"{step.number}|{step.name}" for step in steps(STEPS))
+    assert ask(url, "SELECT number, name FROM steps ORDER BY number") == taken
 
 
 async def test_p10_a_schema_one_step_ahead_is_served_and_two_are_refused(url: str) -> None:
     async with opened(url) as index:
         await index.record(entry())
-    ask(url, "INSERT INTO steps VALUES (2, '0002_of_a_newer_version.sql')")
+    known = steps(STEPS)[-1].number
+    ask(url, f"INSERT INTO steps VALUES ({known + 1}, '{known + 1:04}_of_a_newer_version.sql')")
     ask(url, "ALTER TABLE entries ADD COLUMN more TEXT; CREATE TABLE other (id int)")
     async with opened(url) as index:
         assert await index.find(KEY) == Found(entry())
         assert await index.record(entry(PAGE))
-    ask(url, "INSERT INTO steps VALUES (3, '0003_of_a_much_newer_version.sql')")
-    with pytest.raises(IndexUnavailable, match=re.escape("(schema 3, this one knows 1): run that")) as caught:
+    ask(url, f"INSERT INTO steps VALUES ({known + 2}, '{known + 2:04}_of_a_much_newer_version.sql')")
+    sentence = f"(schema {known + 2}, this one knows {known}): run that"
+    with pytest.raises(IndexUnavailable, match=re.escape(sentence)) as caught:
         await PostgresIndex(PostgresOptions(url)).start()
     assert (caught.value.code, caught.value.retry_after) == ("index_newer", None)
 

@@ -13,7 +13,7 @@ import importlib
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactproxy import errors
-from artifactproxy.model import Ask, Kind, Reply, Route, View
+from artifactproxy.model import Ask, Kind, Reply, Right, Route, View
 from artifactproxy.providers import PROVIDERS, default_remotes
 from artifactproxy.providers._base import Provider, PublicOrigins
 from artifactproxy.web.setup import render
@@ -222,6 +222,20 @@ def test_laws_of_classify_over_arbitrary_paths(name: str) -> None:
         again = _answer(name, *got.key.path.partition("?")[::2], accept)
         assert isinstance(again, Route)  # a key is itself a path, and its own canonical form
         assert (again.key.path, again.sources) == (got.key.path, got.sources)  # P3
+
+    laws()
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_p9_what_a_request_would_do_is_always_told(name: str) -> None:
+    """Of its own repository, in words that scopes can cover, and reading does no more than read."""
+
+    @settings(max_examples=200, deadline=None)
+    @given(_paths(name), st.sampled_from(sorted(provider(name).methods)))
+    def laws(path: str, method: str) -> None:
+        operation = provider(name).operation(replace(ask(name, path, "", {}), method=method))
+        assert operation.repo == table(name).SITE.repo
+        assert operation.right is Right.READ or method not in ("GET", "HEAD")
 
     laws()
 

@@ -26,7 +26,7 @@ ATTACK_PARTS = {
     "D": "Framing and smuggling",
     "E": "Exhaustion",
     "F": "Stored content, browsers and headers",
-    "G": "Forged headers",
+    "G": "Identity and forged headers",
 }
 _INTRO = """\
 What the proxy survives, proved by tests that inject each fault and play each attack for real: over sockets, on small

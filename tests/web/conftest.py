@@ -32,8 +32,10 @@ async def rigs() -> AsyncIterator[Callable[..., Any]]:
     before = _open_files()
     started: list[Rig] = []
 
-    async def start(access: AccessRules | None = None, *, ssl: Any = None, **limits: Any) -> Rig:
-        rig = await Rig(Limits(**{"lingering": 0.3, **limits}), access or AccessRules(), ssl).start()
+    async def start(
+        access: AccessRules | None = None, *, ssl: Any = None, keys: Any = None, **limits: Any
+    ) -> Rig:
+        rig = await Rig(Limits(**{"lingering": 0.3, **limits}), access or AccessRules(), ssl, keys).start()
         started.append(rig)
         return rig
 

@@ -55,6 +55,7 @@ class Engine:
     def __init__(self) -> None:
         self.answers: dict[str, Script] = {}
         self.asked: list[Ask] = []
+        self.more: dict[str, Mount] = {}
         self.ready: dict[str, str] = {"store": "ok", "index": "ok"}
         self.calls: list[tuple[str, Any]] = []
         self.cancelled = 0
@@ -64,7 +65,7 @@ class Engine:
         )
 
     def mounts(self) -> dict[str, Mount]:
-        return {
+        return self.more | {
             "paper": Mount("paper", Paper(Site("paper", ()))),
             "other": Mount("other", Paper(Site("other", ()))),
             "post": Mount("post", Scissors(Site("post", ()))),
@@ -235,11 +236,11 @@ async def chunks(*pieces: bytes | Exception) -> AsyncIterator[bytes]:
 class Rig:
     """A running server; `connect` gives a raw client."""
 
-    def __init__(self, limits: Limits, access: AccessRules, ssl: Any = None) -> None:
+    def __init__(self, limits: Limits, access: AccessRules, ssl: Any = None, keys: Any = None) -> None:
         self.engine = Engine()
         self.watch = Watch()
         self.secure = ssl is not None
-        self.server = WebServer(self.engine, self.watch, limits, access, ssl)
+        self.server = WebServer(self.engine, self.watch, limits, access, ssl, keys=keys)
         self.address = ("", 0)
 
     @property

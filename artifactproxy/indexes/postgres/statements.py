@@ -292,6 +292,7 @@ HOLD_TOKENS = "LOCK TABLE tokens IN SHARE ROW EXCLUSIVE MODE"
 TOKEN = _numbered(shared.TOKEN)
 ALL_TOKENS = shared.TOKENS
 ADD_TOKEN = _numbered(shared.ADD_TOKEN)
+ADOPT_TOKEN = _numbered(shared.ADOPT_TOKEN)
 FORGET_TOKENS = _numbered(shared.FORGET_TOKENS)
 REVOKE = _numbered(shared.REVOKE)
 NOTE_USE = _numbered(shared.NOTE_USE)

@@ -31,6 +31,9 @@ class PostgresTokens:
     async def add(self, token: Token, *, before: float) -> bool:
         return await self._write(partial(_add, token=token, before=before))
 
+    async def adopt(self, tokens: Iterable[Token]) -> None:
+        await self._write(partial(_adopt, tokens=sorted(tokens, key=lambda token: token.id)))
+
     async def find(self, id_: str) -> Token | None:
         rows = await self._read(sql.TOKEN, id_)
         return Token(*rows[0]) if rows else None
@@ -57,6 +60,11 @@ async def _add(tx: Transaction, token: Token, before: float) -> bool:
     if added:
         await tx.run(sql.FORGET_TOKENS, before)
     return added
+
+
+async def _adopt(tx: Transaction, tokens: list[Token]) -> None:
+    for token in tokens:
+        await tx.run(sql.ADOPT_TOKEN, *astuple(token))
 
 
 async def _use(tx: Transaction, ids: list[str], at: float) -> None:
