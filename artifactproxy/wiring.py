@@ -354,6 +354,8 @@ def way(remote: Remote) -> RemoteAccess:
         limits=remote.limits,
         max_per_host=remote.download.max_per_host,
         via=VIA,
+        tokens=remote.provider == "oci",
+        realms=tuple(host if "://" in host else f"https://{host}" for host in remote.site.file_hosts),
     )
 
 

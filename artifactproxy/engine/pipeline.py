@@ -18,6 +18,7 @@ from artifactproxy.engine.describe import (
     entity_of,
     head_for,
     hit,
+    page_link,
     partial,
 )
 from artifactproxy.engine.documents import Documents
@@ -26,6 +27,7 @@ from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.leaving import Once
 from artifactproxy.engine.local import local_answer, relayed_only
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.pointers import Pointers
 from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
@@ -89,6 +91,7 @@ class Pipeline:
         self._shelf = Shelf(tools, documents, usage)
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
+        self._pointers = Pointers(tools, fills, self._find, self._stale)
         self._unfit = Unfit(tools.ready_for)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
@@ -97,6 +100,18 @@ class Pipeline:
         mount, route = self.route(ask)
         if isinstance(route, Reply):
             return local_answer(mount, ask, route)
+        if route.pointer:
+            meant = await self._pointers.meant(mount, route, ask)
+            answer = await self._handle(mount, meant.route, ask)
+            return meant.stamped(answer, mount, self._tools.clock())
+        return await self._handle(mount, route, ask)
+
+    async def _handle(self, mount: Mount, route: Route, ask: Ask) -> Answer:
+        answer = await self._healing(mount, route, ask)
+        self._pointers.watch(mount, route)
+        return answer
+
+    async def _healing(self, mount: Mount, route: Route, ask: Ask) -> Answer:
         for _ in range(HEALS):
             found, landing = await self._latest(route)
             try:
@@ -309,7 +324,8 @@ class Pipeline:
         size = spool.written if spool.sealed else spool.length
         # Until it is verified only the whole may leave: a range could end before the check.
         judged = ask if spool.sealed else without_range(ask)
-        head = head_for(judged, entity_of(fill.entry, route, size), how, opened.headers)
+        extra = (*opened.headers, *page_link(ask, route, fill.entry))
+        head = head_for(judged, entity_of(fill.entry, route, size), how, extra)
         self._usage.note(fill.entry, ask, sent(head, size or 0))
         if head.empty:
             return Answer(head.status, head.headers, Nothing(), outcome)
@@ -376,6 +392,7 @@ class Pipeline:
         task.add_done_callback(self._refreshes.discard)
 
     async def close(self) -> None:
+        await self._pointers.close()
         for task in list(self._refreshes):
             task.cancel()
         if self._refreshes:

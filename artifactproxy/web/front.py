@@ -22,12 +22,13 @@ from artifactproxy.web import login
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import Connection
+from artifactproxy.web.containers import Containers, namespace
 from artifactproxy.web.contract import EngineLike
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import plain_page
 from artifactproxy.web.gate import UNKNOWN, Admitted, Gate
 from artifactproxy.web.internal import FIRST_SEGMENT, Internal
-from artifactproxy.web.pushes import PushBody, RegistryLike, local_address, within
+from artifactproxy.web.pushes import PushBody, RegistryLike
 from artifactproxy.web.respond import Exchange
 from artifactproxy.web.setup import judge_format
 
@@ -63,13 +64,12 @@ class Front:
         self._pages = pages
         self._internal = internal
         self._is_turned_away = is_turned_away
+        self._containers = Containers()
         self.bodies = Bodies(limits)
 
     async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         """Raises `Fault`, and `TurnedAway`. Whoever calls gives back what the ask's body holds."""
-        entry = self._door.judge(request, exchange.connection)
-        if self._registry is not None:
-            entry = replace(entry, address=local_address(entry.address, self._registry.locals))
+        entry, absent = self._at_home(self._door.judge(request, exchange.connection))
         if "upgrade" in entry.headers:
             # Declined; what aiohttp's parser has read behind such a request it may forget.
             exchange.keep = False
@@ -80,6 +80,10 @@ class Front:
             exchange.internal = True
             return await self._internal.answer(entry, exchange.line.method)
         admitted = await self._admit(entry, exchange)
+        if absent is not None:  # which is not for everybody to know
+            repo = entry.address.path.partition("/")[0] if entry.address.repo == login.SEGMENT else ""
+            self._gate.judge(admitted, Operation(Right.READ, repo or entry.address.repo), entry)
+            raise absent
         if not entry.address.repo or entry.address.repo in RESERVED:
             await self._take_in(request, entry, exchange)
             exchange.quiet = entry.address.repo in QUIET
@@ -95,6 +99,7 @@ class Front:
         answer = await self._engine.handle(exchange.ask)
         if exchange.outcome.extra:
             answer.outcome.extra.update(exchange.outcome.extra)
+        answer.headers += namespace(entry.address)
         exchange.outcome = answer.outcome
         return answer
 
@@ -107,12 +112,7 @@ class Front:
         exchange: Exchange,
     ) -> Answer:
         """A repository that takes pushes reads the body itself, as far as it wants it."""
-        ask = within(exchange.ask, entry.address)
-        if ask is None:
-            self._gate.judge(admitted, Operation(Right.READ, exchange.ask.repo), entry)
-            raise NotServed("a registry is asked below /v2/")
-        exchange.ask = ask
-        entry = replace(entry, address=entry.address._replace(prefix=f"/{login.SEGMENT}"))
+        ask = exchange.ask
         if not ask.path:  # what clients ask first, where this repository is all that they know
             return await self._pages.answer(replace(entry, address=Address(login.SEGMENT, "", "")), admitted)
         self._gate.judge(admitted, registry.operation(ask), entry)
@@ -125,6 +125,17 @@ class Front:
         answer.outcome.extra.update(exchange.outcome.extra)
         exchange.outcome = answer.outcome
         return answer
+
+    def _at_home(self, entry: Entry) -> tuple[Entry, NotServed | None]:
+        """With the repository that an address of a registry's API is of; or why there is none."""
+        if entry.address.repo == login.SEGMENT and entry.address.path in login.PATHS:
+            return entry, None
+        rules, mounts = self._door.access, self._engine.mounts()
+        try:
+            address = self._containers.behind(entry.address, mounts, rules.registry)
+        except NotServed as absent:
+            return entry, absent
+        return (entry if address is entry.address else replace(entry, address=address)), None
 
     async def _admit(self, entry: Entry, exchange: Exchange) -> Admitted:
         """From here on a caller with a token goes by its name; the log keeps the address beside it."""
@@ -180,14 +191,14 @@ class Front:
 
 
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:
-    (repo, path, query, prefix, _), visit = entry.address, entry.visit
+    address, visit = entry.address, entry.visit
     return Ask(
-        repo=repo,
-        path=path,
+        repo=address.repo,
+        path=address.path,
         method=exchange.line.method,
-        query=query,
+        query=address.query,
         headers=entry.headers,
-        base=f"{visit.root}{prefix}/{repo}",
+        base=address.base(visit.root),
         request_id=exchange.line.request_id,
         caller=admitted.caller.name or visit.caller,
         scopes=admitted.scopes,

@@ -110,7 +110,7 @@ class Gate:
 def _is_registry(entry: Entry) -> bool:
     """By the form of the address alone, which gives nothing away."""
     address = entry.address
-    return address.repo == "v2" or f"{address.prefix}/".startswith("/v2/")
+    return address.repo == "v2" or bool(address.api) or address.path.startswith("v2/")
 
 
 def _does(right: Right) -> str:

@@ -27,6 +27,8 @@ from artifactproxy.web.gate import BASIC, Admitted, Gate
 
 SEGMENT = "v2"
 TOKEN = "token"  # noqa: S105  the last segment of an address
+PATHS = frozenset({"", TOKEN})
+"""Behind `/v2/`, of nobody's repository."""
 METHODS = frozenset({"GET", "HEAD", "POST"})
 _PARAMETERS_MAX = 100
 _RIGHTS = {"pull": Right.READ, "push": Right.PUSH, "delete": Right.DELETE, "*": Right.ADMIN}

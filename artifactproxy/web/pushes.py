@@ -1,15 +1,10 @@
-"""Requests to repositories that take pushes: where they are addressed, and their bodies, which are read
-piece by piece by whoever stores them.
-
-`/v2/REPOSITORY/NAME/...` and `/REPOSITORY/v2/NAME/...` are one place; every address in an answer is of
-the kind the client came by.
-"""
+"""Requests to repositories that take pushes: their bodies are read piece by piece, by whoever stores
+them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
@@ -19,10 +14,7 @@ from artifactproxy.errors import BadRequest, BodySlow
 from artifactproxy.hosted.kit import Inflow
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask, Operation
-from artifactproxy.rules.addresses import Address
 from artifactproxy.web.bodies import SLOWEST
-
-V2 = "v2"
 
 
 class RegistryLike(Protocol):
@@ -34,23 +26,6 @@ class RegistryLike(Protocol):
     def operation(self, ask: Ask) -> Operation: ...
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer: ...
-
-
-def local_address(address: Address, names: Collection[str]) -> Address:
-    """The address of a repository that takes pushes where `/v2/` comes first, else as it was."""
-    if address.repo != V2:
-        return address
-    repo, slash, path = address.path.partition("/")
-    return Address(repo, path, address.query, f"/{V2}") if slash and repo in names else address
-
-
-def within(ask: Ask, address: Address) -> Ask | None:
-    """The same request with the path behind `/v2/` and the repository; None: it is no address of a
-    registry."""
-    if address.prefix == f"/{V2}":
-        return ask
-    first, slash, rest = ask.path.partition("/")
-    return replace(ask, path=rest, base=f"{ask.base}/{V2}") if slash and first == V2 else None
 
 
 class PushBody:

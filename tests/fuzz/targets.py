@@ -221,7 +221,7 @@ def document(name: str, path: str, accept: str, url: str) -> Target:
 
     def target(data: bytes) -> None:
         of = provider(name)
-        route = of.classify(_ask(name, path, accept=accept))
+        route = of.classify(_ask(name, *path.partition("?")[::2], accept))
         assert isinstance(route, Route)
         try:
             promises = list(of.learn(route, data, url))
