@@ -39,6 +39,7 @@ from artifactproxy.rules.segments import Segment
 WINDOW = 0.06  # seconds over which one number of connections is judged
 TICK = 0.02
 NO_SPARE = 0.2  # seconds before it is looked again for a connection to spare
+LONGEST_REST = 30.0  # seconds for which readers wait for an upstream that asks to be left alone
 LATELY = 0.4  # seconds for the rate of one connection
 YOUNG = 0.1  # seconds before which that rate says nothing
 RTTS = 4.0  # round trips that judging, or taking over from another connection, must be worth
@@ -153,11 +154,13 @@ class Ranges:
         while len(self._tasks) < self._crew.size and not self.alone and now >= self._rest_until:
             segment = self._board.claim(self._terms.download.segment, self._crew.size) or self._steal(now)
             if segment is None:
-                return
+                break
             connection = self._connection(segment, self._mirrors[segment.tries % len(self._mirrors)])
             self._hire(connection, self._bring(connection))
         if not self._tasks and self.alone:
             raise UpstreamBroken("upstream broke off where it had to be read alone", code="short_body")
+        if not self._tasks and self._rest_until - now > LONGEST_REST:
+            raise UpstreamBusy("upstream asks to be left alone", retry_after=self._rest_until - now)
 
     def _hire(self, connection: Connection, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -200,7 +203,6 @@ class Ranges:
             worked = connection.worked(now, self._rtt)
             slow = straggles(rate=rate, others=others, worked=worked, left=segment.left)
             if slow and segment.start not in self._cut:
-                self._cut.add(segment.landed)
                 task.cancel()
 
     def _judge(self, now: float) -> None:
@@ -238,6 +240,8 @@ class Ranges:
         # Also after a break: what came is good, and need not come again.
         await connection.landing.flush()
         del self._tasks[task]
+        if task.cancelled():  # exchanged: whoever goes on there is not exchanged again
+            self._cut.add(connection.segment.landed)
         fault = None if task.cancelled() else task.exception()
         if isinstance(fault, _MAY_PASS) and fault.code != "no_spare":
             connection.segment.tries += 1
@@ -273,8 +277,6 @@ class Ranges:
         if isinstance(fault, UpstreamBusy):
             self._crew = self._crew.capped(len(self._tasks))
             pause = max(pause, fault.retry_after or 0.0)
-            if not self._tasks and pause > self._terms.limits.idle:
-                raise fault
         self._rest_until = max(self._rest_until, now + pause)
         return False
 

@@ -15,6 +15,7 @@ FIRST: Final = 4
 """Connections before anything was measured: harmless everywhere, and half of the way to eight."""
 GAIN: Final = 0.4  # of what a limit per connection would bring: less than that is noise
 SAME: Final = 0.93  # of the rate before: not worse, with fewer connections
+STEADY: Final = 64  # windows before it is doubted that all that are allowed are worth it
 RESTS: Final = 8  # windows before the next trial, doubled each time, up to
 LONGEST: Final = 256
 
@@ -38,19 +39,21 @@ class Crew:
     def judged(self, rate: float) -> Crew:
         """After a window in which `size` connections brought `rate` bytes a second."""
         if not self.proven:
-            return _more(replace(self, proven=self.size, rate=rate))
+            return _trial(replace(self, proven=self.size, rate=rate))
         if self.size > self.proven:
             step = self.size / self.proven - 1
             if rate >= self.rate * (1 + GAIN * step):
-                return _more(replace(self, proven=self.size, rate=rate, patience=RESTS))
+                kept = replace(self, proven=self.size, rate=rate, patience=RESTS)
+                return _trial(kept) if self.size < self.most else replace(kept, rests=STEADY)
             return replace(self, size=max(1, self.proven // 2), patience=min(2 * self.patience, LONGEST))
         if self.size < self.proven:
             if rate >= self.rate * SAME:
                 return _fewer(replace(self, proven=self.size, rate=rate))
-            return replace(self, size=self.proven, rests=self.patience)
+            rests = STEADY if self.proven >= self.most else self.patience
+            return replace(self, size=self.proven, rests=rests)
         if self.rests:
             return replace(self, rests=self.rests - 1, rate=rate)
-        return _more(replace(self, rate=rate))
+        return _trial(replace(self, rate=rate))
 
     def capped(self, most: int) -> Crew:
         """No more than these can be had: a place is missing here, or upstream asked for fewer."""
@@ -58,9 +61,9 @@ class Crew:
         return replace(self, most=most, size=min(self.size, most), proven=min(self.proven, most))
 
 
-def _more(crew: Crew) -> Crew:
-    size = min(2 * crew.size, crew.most)
-    return replace(crew, size=size, rests=0 if size > crew.size else crew.patience)
+def _trial(crew: Crew) -> Crew:
+    """More, or fewer where there cannot be more."""
+    return _fewer(crew) if crew.size >= crew.most else replace(crew, size=min(2 * crew.size, crew.most))
 
 
 def _fewer(crew: Crew) -> Crew:

@@ -17,6 +17,7 @@ from artifactproxy.rules.http import parse_content_range, strong
 
 STRONG_AFTER: Final = 60.0  # seconds between Last-Modified and Date
 
+_DISLIKED: Final = frozenset({400, 405, 406, 412, 416, 417, 501})
 UNFIT: Final = frozenset({"bad_206", "ranges_ignored", "ranges_refused"})
 """Codes that say: over parallel ranges this is not to be had from there."""
 
@@ -38,9 +39,9 @@ def probes(route: Route, download: Download, promise: Promise | None) -> bool:
 
 def whole(head: UpstreamHead, start: int = 0, length: int | None = None) -> UpstreamHead | None:
     """The head of a 206 to `probe(start)` as the 200 of the whole that it stands for; other answers as they
-    are. `length` is that of the whole, if it is known. None for a 206 that is not exactly this, and for a
-    416 (RFC 9110 15.5.17: an empty body has no range)."""
-    if head.status == 416:
+    are. `length` is that of the whole, if it is known. None for a 206 that is not exactly this, for a 416
+    (RFC 9110 15.5.17: an empty body has no range), and where the request itself was not liked."""
+    if head.status in _DISLIKED:
         return None
     if head.status != 206:
         return head
@@ -52,7 +53,8 @@ def whole(head: UpstreamHead, start: int = 0, length: int | None = None) -> Upst
         return None
     if head.length not in (None, span.size) or (start and _coded(head)):
         return None
-    headers = {name: value for name, value in head.headers.items() if name != "content-range"}
+    part = ("content-range", "content-length")
+    headers = {name: value for name, value in head.headers.items() if name not in part}
     return replace(head, status=200, headers=headers, length=total)
 
 

@@ -41,7 +41,7 @@ def read_map(text: str | bytes) -> SavedMap | None:
             return None
         spans = tuple(Span(int(start), int(stop)) for start, stop in read["spans"])
         saved = SavedMap(str(read["sha256"]), int(read["length"]), spans)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     ends = [0, *(end for span in spans for end in (span.start, span.stop)), saved.length]
     orderly = ends == sorted(ends) and all(span.size for span in spans)
