@@ -73,9 +73,6 @@ async def running(
         upstream = _upstream(config, place, observations, bulletin, clock)
         stack.push_async_callback(upstream.close)
         coordinator = await backends.open_coordinator(stack, config, folder.path, place, observations)
-        executor = _hashing_threads()
-        if executor is not None:
-            stack.callback(executor.shutdown)
         engine = Engine(
             Parts(
                 mounts=mounts(config),
@@ -90,7 +87,7 @@ async def running(
                 limits=config.limits,
                 bounds=kept.bounds(config),
                 new_path=kept.disk.temp_path,
-                executor=executor,
+                executor=_hashing_threads(stack),
                 recheck=not (clean and (place is not None or was_clean)),
                 temp_free=kept.temp_free,
                 bearable=BEARABLE if config.index is not None else BEARABLE - {"index"},
@@ -367,7 +364,11 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-def _hashing_threads() -> Executor | None:
+def _hashing_threads(stack: AsyncExitStack) -> Executor | None:
     """One thread per core; with a single core hashing in the loop is faster (measured)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(cores, thread_name_prefix="hash") if cores > 1 else None
+    if cores == 1:
+        return None
+    threads = ThreadPoolExecutor(cores, thread_name_prefix="hash")
+    stack.callback(threads.shutdown)
+    return threads

@@ -44,6 +44,7 @@ def config(tmp_path, chaos):
         "limits: {drain_notice: 0, drain: 100ms}\n"
         "remotes:\n"
         f"  tools: {{provider: generic, upstream: '{chaos.origin}/', limits: {{retries: 0, resumes: 1, retry_base: 1ms}}}}\n"
+        f"  npm: {{provider: npm, upstream: '{chaos.origin}/npm/'}}\n"
         f"  py: {{provider: pypi, upstream: '{chaos.origin}/simple/'}}\n"
     )
     return path

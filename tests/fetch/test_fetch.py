@@ -379,6 +379,18 @@ def test_what_upstream_lacks_is_code_1(run, chaos, here):
     assert names(here) == []
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_what_is_only_relayed_can_be_fetched_too(run, chaos, here, request, running):
+    if running:
+        request.getfixturevalue("instance")
+    chaos.script("/npm/-/v1/search", _page('{"objects": []}', "application/json"))
+    code, out, err = run("npm/-/v1/search?text=pot", "-o", "-")
+    assert (code, out) == (0, b'{"objects": []}'), err
+    assert chaos.last("/npm/-/v1/search").target == "/npm/-/v1/search?text=pot"
+    assert run("npm/-/v1/search?text=pot", "-o", "found.json")[0] == 0
+    assert names(here) == ["found.json"]
+
+
 # --- through the running instance
 
 
@@ -443,10 +455,10 @@ def test_bytes_that_an_index_promised_differently_are_code_3(run, chaos, here, r
     assert names(here) == []
 
 
-def _page(text: str):
+def _page(text: str, media_type: str = "text/html"):
     async def behave(exchange) -> None:
         body = text.encode()
-        await exchange.head(200, {"Content-Type": "text/html", "Content-Length": str(len(body))})
+        await exchange.head(200, {"Content-Type": media_type, "Content-Length": str(len(body))})
         await exchange.send(body)
 
     return behave

@@ -162,6 +162,8 @@ async def test_explain_knows_the_public_url(rigs, tmp_path) -> None:
         ("POST", "/purge", b" " * 70_000, 400),
         ("POST", "/gc", b'{"run": "yes"}', 400),
         ("GET", "/explain?url=/../x", None, 400),
+        ("GET", "/fetch?url=/../x", None, 400),
+        ("POST", "/fetch", None, 405),
     ],
 )
 async def test_bad_commands(rig, control, method, target, body, status) -> None:
@@ -169,6 +171,19 @@ async def test_bad_commands(rig, control, method, target, body, status) -> None:
     assert got == status
     assert set(told) == {"error", "code"}
     assert rig.engine.calls == []
+
+
+async def test_a_body_is_fetched_as_a_client_gets_it(rig, control, tmp_path) -> None:
+    path = str(tmp_path / "control.sock")
+    rig.engine.give("paper/a", lambda: Bytes(b"scissors"), headers=(("X-Checksum-Sha256", "ab"),))
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
+        async with session.get("http://c/fetch", params={"url": "/paper/a?b=c"}) as reply:
+            assert (reply.status, await reply.read()) == (200, b"scissors")
+            assert reply.headers["X-Checksum-Sha256"] == "ab"
+    [asked] = rig.engine.asked
+    assert (asked.repo, asked.path, asked.query) == ("paper", "a", "b=c")
+    # A condition, so that the bytes are not to be had by a redirect to where they are stored.
+    assert asked.headers == {"if-match": "*"}
 
 
 async def test_the_control_socket_is_private_and_replaced(rig, control, rigs, tmp_path) -> None:

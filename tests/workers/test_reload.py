@@ -146,7 +146,7 @@ BAD: dict[str, tuple[Break, str]] = {
         "repository name",
     ),
     "no upstream": (text("  more: {provider: generic}\n"), "no public registry"),
-    "a later feature": (remote("download: {connections: 8}"), "not available"),
+    "a later feature": (text("virtuals: {all: {provider: pypi}}\n"), "not available"),
     "an unset secret": (remote("auth: {bearer: {env: SURELY_NOT_SET}}"), "SURELY_NOT_SET"),
     "a secret without its file": (remote("auth: {bearer: {file: /nowhere/token}}"), "/nowhere/token"),
     "a CA that is not there": (remote("egress: {ca: /nowhere/ca.pem}"), "/nowhere/ca.pem"),
