@@ -78,7 +78,7 @@ async def test_r1_offsets_beyond_4_gib(tmp_path: Path) -> None:
     body.finish()
 
 
-async def test_r10_a_full_disk_is_a_clean_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_point_r10_a_full_disk_is_a_clean_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "no space")
 
@@ -91,7 +91,7 @@ async def test_r10_a_full_disk_is_a_clean_error(tmp_path: Path, monkeypatch: pyt
     assert (list(tmp_path.iterdir()), room.used) == ([], 0)
 
 
-async def test_r10_a_disk_that_fails_later_is_one_too(tmp_path: Path) -> None:
+async def test_point_r10_a_disk_that_fails_later_is_one_too(tmp_path: Path) -> None:
     body = spool(space(tmp_path), 100_000, executor=ThreadPoolExecutor(2))
     scattered = Scattered(body, SegmentMap(100_000))
     await scattered.begin()
