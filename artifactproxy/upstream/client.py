@@ -198,6 +198,7 @@ class UpstreamClient:
 
     async def _admitted(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> Transfer:
         """One hop, and once more with the token that its answer asks for."""
+        sent = self._tokens.header(request.remote, url)
         transfer = await self._ask(request, access, url)
         challenge = transfer.head.headers.get("www-authenticate", "")
         home = origin_of(url)
@@ -208,7 +209,7 @@ class UpstreamClient:
         finally:
             transfer.close()  # it keeps no place from the token server; of a refusal the head is enough
         credential = access.credentials.get(home)
-        if await self._tokens.satisfy(request.remote, url, challenge, credential, access.realms):
+        if await self._tokens.satisfy(request.remote, url, challenge, sent, credential, access.realms):
             return await self._ask(request, access, url)
         return transfer
 

@@ -49,15 +49,22 @@ class Tokens:
         return known.header if known is not None and known.until > _now() else ""
 
     async def satisfy(
-        self, remote: str, url: str, challenge: str, credential: Credential | None, listed: tuple[str, ...]
+        self,
+        remote: str,
+        url: str,
+        challenge: str,
+        sent: str,
+        credential: Credential | None,
+        listed: tuple[str, ...],
     ) -> bool:
-        """Whether a request that was answered with this `challenge` is worth another try.
+        """Whether a request that went out with the header `sent` and was answered with this `challenge`
+        is worth another try. Others may have satisfied it meanwhile.
 
         `listed` are origins of token servers that the administrator trusts. Raises what asking one
         raises, `UpstreamBlocked` for one that is not to be asked, `UpstreamBroken` for one that
         gives no token.
         """
-        place, sent = _place(remote, url), self.header(remote, url)
+        place = _place(remote, url)
         wanted = {found.scheme: found for found in reversed(challenges(challenge))}
         if bearer := wanted.get("bearer"):
             grant = await self._grant(remote, url, bearer, credential, listed, refused=sent)

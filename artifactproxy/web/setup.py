@@ -51,7 +51,7 @@ def render(setup: ClientSetup, base: str) -> str:
     """The text for one repository at `base`, with its insecure lines where they are needed."""
     parts = urlsplit(base)
     text = setup.text.rstrip("\n") + "\n"
-    if setup.insecure and parts.scheme == "http" and not loopback(base):
+    if setup.insecure and parts.scheme == "http" and (setup.insecure_at_home or not loopback(base)):
         text += setup.insecure.rstrip("\n") + "\n"
     origin = f"{parts.scheme}://{parts.netloc}"
     # Not str.format: these texts are JSON, TOML and shell, full of braces of their own.

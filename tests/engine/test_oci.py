@@ -15,8 +15,9 @@ import pytest
 from artifactproxy.rules.oci import media
 from tests.chaos import Chaos
 from tests.chaos.behaviours import cut, flip, ok, portal, slam, status
-from tests.engine.images import NAME, Image, asked, digest, document, publish, registry_proxy, until
-from tests.house_proxy import Got, Proxy
+from tests.chaos.server import Exchange
+from tests.engine.images import NAME, Image, asked, digest, document, publish, registry_proxy, remote, until
+from tests.house_proxy import Got, Proxy, proxied
 
 AT = f"/v2/hub/{NAME}"
 TAG = f"{AT}/manifests/v1"
@@ -294,6 +295,46 @@ async def test_a_blob_of_one_name_says_nothing_about_another(lasting: Proxy, cha
     assert asked(chaos, path, "other/app") != []
     await chaos.stop()
     assert (await lasting.get(f"/v2/hub/third/app/{path}")).status == 502
+
+
+async def test_a_range_of_a_blob_that_is_still_coming(tmp_path: Path, chaos: Chaos) -> None:
+    """Design 4.6: relayed once the wait is over, while the fill goes on and asks for the whole once."""
+    image = Image("cold", size=600_000)
+    path = f"blobs/{digest(image.layer)}"
+    go_on = asyncio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        asked_range = exchange.seen.headers.get("range", "")
+        if asked_range:
+            first, last = map(int, asked_range.removeprefix("bytes=").split("-"))
+            fields = {
+                "Content-Range": f"bytes {first}-{last}/{len(image.layer)}",
+                "Content-Length": str(last - first + 1),
+            }
+            await exchange.head(206, fields)
+            await exchange.send(image.layer[first : last + 1])
+            return
+        await exchange.head(200, {"Content-Length": str(len(image.layer))})
+        await exchange.send(image.layer[:100_000])
+        await go_on.wait()
+        await exchange.send(image.layer[100_000:])
+
+    chaos.script(f"/v2/{NAME}/{path}", slowly)
+    options = {"top": "oci_default: hub\nlimits: {cold_range_wait: 50ms}", "extra": "idle: 20s"}
+    async with proxied(tmp_path, chaos.origin, remotes=remote(chaos), **options) as proxy:
+        parts = [(0, 99), (300_000, 399_999), (599_990, 599_999)]
+        answers = await asyncio.gather(
+            *(proxy.get(f"{AT}/{path}", Range=f"bytes={first}-{last}") for first, last in parts)
+        )
+        for (first, last), got in zip(parts, answers, strict=True):
+            assert (got.status, got.body) == (206, image.layer[first : last + 1])
+            assert got.headers["Cache-Status"] == "artifactproxy; fwd=partial; detail=unverified"
+        go_on.set()
+        await proxy.settled()
+        assert (await proxy.get(f"{AT}/{path}")).source == "cache"
+        await proxy.check()
+    whole = [seen for seen in chaos.requests if seen.path.endswith(path) and "range" not in seen.headers]
+    assert len(whole) == 1
 
 
 @pytest.mark.parametrize("behaviour", [flip(0.9), cut(0.5, ranges=False)])

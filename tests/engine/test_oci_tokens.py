@@ -13,7 +13,7 @@ import pytest
 from tests.chaos import Chaos
 from tests.chaos.behaviours import redirect, status
 from tests.chaos.server import Behaviour, Exchange
-from tests.engine.images import NAME, Image, asked, digest, document, publish, registry_proxy, wanting
+from tests.engine.images import NAME, Image, asked, digest, document, publish, registry_proxy, until, wanting
 
 TAG = f"/v2/hub/{NAME}/manifests/v1"
 BASIC = "Basic " + base64.b64encode(b"robot:s3cret").decode()
@@ -83,6 +83,29 @@ async def test_many_who_want_one_token_ask_for_it_once(tmp_path: Path, chaos: Ch
         paths = [f"/v2/hub/{NAME}/blobs/{digest(image.layer)}" for image in images]
         answers = await asyncio.gather(*(proxy.get(path) for path in paths))
         assert [got.body for got in answers] == [image.layer for image in images]
+    assert chaos.hits("/token") == 1
+
+
+async def test_who_was_refused_while_others_got_the_token_uses_theirs(tmp_path: Path, chaos: Chaos) -> None:
+    """The slower 401 is of a request that went out before there was a token."""
+    quick, late = Image("a", size=1000), Image("b", size=1000)
+    for image in (quick, late):
+        guarded(chaos, image, "one", chaos.origin)
+    chaos.script("/token", *gives("one", "one"))
+    path = f"/v2/{NAME}/blobs/{digest(late.layer)}"
+    admitted, held = chaos._scripts[path].behaviours[0], asyncio.Event()
+
+    async def waits(exchange: Exchange) -> None:
+        await held.wait()
+        await admitted(exchange)
+
+    chaos.script(path, waits)
+    async with registry_proxy(tmp_path, chaos) as proxy:
+        slow = asyncio.create_task(proxy.get(f"/v2/hub/{NAME}/blobs/{digest(late.layer)}"))
+        await until(lambda: chaos.hits(path))
+        assert (await proxy.get(f"/v2/hub/{NAME}/blobs/{digest(quick.layer)}")).body == quick.layer
+        held.set()
+        assert (await slow).body == late.layer
     assert chaos.hits("/token") == 1
 
 

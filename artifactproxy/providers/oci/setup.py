@@ -34,6 +34,10 @@ skopeo inspect docker://{authority}/{repo}/library/alpine:latest
 skopeo copy --all docker://{authority}/{repo}/library/alpine:latest oci:alpine
 """
 
+_SKOPEO_INSECURE = """\
+# Without TLS: --src-tls-verify=false to copy from it, --tls-verify=false to inspect.
+"""
+
 _CONTAINERD = """\
 # /etc/containerd/certs.d/docker.io/hosts.toml, where config_path = "/etc/containerd/certs.d"; the same
 # for each other registry, or one file in certs.d/_default/ that leaves out /{repo}: the registry that an
@@ -52,10 +56,8 @@ helm pull oci://{authority}/{repo}/charts/example --version 1.0.0
 
 CLIENTS = (
     ClientSetup("docker", _DOCKER, _DOCKER_INSECURE),
-    ClientSetup("podman", _PODMAN, "insecure = true\n"),
-    ClientSetup(
-        "skopeo", _SKOPEO, "# Without TLS: --src-tls-verify=false, and --tls-verify=false to inspect.\n"
-    ),
+    ClientSetup("podman", _PODMAN, "insecure = true\n", insecure_at_home=True),
+    ClientSetup("skopeo", _SKOPEO, _SKOPEO_INSECURE, insecure_at_home=True),
     ClientSetup("containerd", _CONTAINERD),
-    ClientSetup("helm", _HELM, "# Without TLS: --plain-http\n"),
+    ClientSetup("helm", _HELM, "# Without TLS: --plain-http\n", insecure_at_home=True),
 )
