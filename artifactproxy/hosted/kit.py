@@ -32,6 +32,17 @@ class Inflow(Protocol):
         """In order, once. Raises `BadRequest` where it breaks off, `BodySlow`."""
 
 
+class Nobody:
+    """The body of a request that has none."""
+
+    length = 0
+    waits = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request: `ask.base` is the address behind which names stand, with its `/v2` part; `name` is

@@ -41,6 +41,18 @@ class Listings:
         body = json.dumps({"repositories": names[:most]}).encode()
         return document(call, body, JSON, "names", *_next(call, "_catalog", names, most))
 
+    async def everything(self, call: Call, repos: list[str], page: Page) -> Answer:
+        """The same for several repositories, whose names come first."""
+        most, (last, _, name) = _most(page, PAGE_MAX), page.last.partition("/")
+        names: list[str] = []
+        for repo in repos:
+            if repo >= last and len(names) <= most:
+                after = name if repo == last else ""
+                found = await self._kit.hosting.paths(repo, MANIFEST, after=after, limit=most + 1)
+                names += [f"{repo}/{each}" for each in found]
+        body = json.dumps({"repositories": names[:most]}).encode()
+        return document(call, body, JSON, "names", *_next(call, "_catalog", names, most))
+
     async def tags(self, call: Call, page: Page) -> Answer:
         most = _most(page, PAGE_MAX)
         entries = await self._kit.hosting.variants(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from artifactproxy.engine.answer import Answer
 from artifactproxy.errors import Fault, NotServed
 from artifactproxy.hosted.blobs import Blobs
-from artifactproxy.hosted.kit import Call, Inflow, Kit
+from artifactproxy.hosted.kit import Call, Inflow, Kit, Nobody
 from artifactproxy.hosted.listings import Listings
 from artifactproxy.hosted.local import Local
 from artifactproxy.hosted.manifests import Manifests
@@ -69,6 +69,13 @@ class Registry:
                 return await self._blob(call, digest)
             case listed:
                 return await self._list(call, listed)
+
+    async def catalog(self, ask: Ask) -> Answer:
+        """Names of all repositories, as `/v2/` knows them. Raises `Fault`."""
+        operation = ops.operation_of(ask.method, "_catalog", ask.query)
+        assert isinstance(operation.target, ops.Catalog)
+        call = Call(Local(""), operation, ask, Nobody())
+        return await self._listings.everything(call, sorted(self._locals), operation.target.page)
 
     async def _list(self, call: Call, listed: ops.Catalog | ops.Tags | ops.Referrers) -> Answer:
         match listed:

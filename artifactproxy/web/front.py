@@ -85,9 +85,7 @@ class Front:
             self._gate.judge(admitted, Operation(Right.READ, repo or entry.address.repo), entry)
             raise absent
         if not entry.address.repo or entry.address.repo in RESERVED:
-            await self._take_in(request, entry, exchange)
-            exchange.quiet = entry.address.repo in QUIET
-            return await self._pages.answer(entry, admitted, exchange.ask.body)
+            return await self._own(request, entry, admitted, exchange)
         if self._registry is not None and entry.address.repo in self._registry.locals:
             return await self._push(self._registry, request, entry, admitted, exchange)
         self._gate.judge(admitted, self._operation(exchange.ask), entry)
@@ -102,6 +100,17 @@ class Front:
         answer.headers += namespace(entry.address)
         exchange.outcome = answer.outcome
         return answer
+
+    async def _own(
+        self, request: web.BaseRequest, entry: Entry, admitted: Admitted, exchange: Exchange
+    ) -> Answer:
+        """What belongs to no repository."""
+        if self._registry is not None and _is_catalog(entry.address) and exchange.line.method in READING:
+            self._gate.judge(admitted, Operation(Right.READ), entry)
+            return await self._registry.catalog(exchange.ask)
+        await self._take_in(request, entry, exchange)
+        exchange.quiet = entry.address.repo in QUIET
+        return await self._pages.answer(entry, admitted, exchange.ask.body)
 
     async def _push(
         self,
@@ -188,6 +197,10 @@ class Front:
         if ask.base.endswith(f"/{login.SEGMENT}/{ask.repo}"):
             return login.registry_page(fault)
         return self._engine.problem(fault, replace(ask, repo=""))
+
+
+def _is_catalog(address: Address) -> bool:
+    return (address.repo, address.path) == (login.SEGMENT, login.CATALOG)
 
 
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:

@@ -27,7 +27,8 @@ from artifactproxy.web.gate import BASIC, Admitted, Gate
 
 SEGMENT = "v2"
 TOKEN = "token"  # noqa: S105  the last segment of an address
-PATHS = frozenset({"", TOKEN})
+CATALOG = "_catalog"
+PATHS = frozenset({"", TOKEN, CATALOG})
 """Behind `/v2/`, of nobody's repository."""
 METHODS = frozenset({"GET", "HEAD", "POST"})
 _PARAMETERS_MAX = 100

@@ -27,6 +27,8 @@ class RegistryLike(Protocol):
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer: ...
 
+    async def catalog(self, ask: Ask) -> Answer: ...
+
 
 class PushBody:
     """`go_on` tells a client that waits for `100 Continue` to send. A client may be slow, not silent, and

@@ -227,6 +227,13 @@ async def test_the_catalog_in_pages(reg: Rig) -> None:
     assert json.loads(got.body or b"")["repositories"] == names[2:4]
     got = await reg.ask("GET", "/images/v2/_catalog")
     assert json.loads(got.body or b"")["repositories"] == names
+    seen, where = [], f"{reg.base}/v2/_catalog?n=2"
+    while where:
+        got = await reg.ask("GET", where)
+        seen += json.loads(got.body or b"")["repositories"]
+        link = re.fullmatch(r'<(.+)>; rel="next"', got.headers.get("Link", ""))
+        where = link[1] if link else ""
+    assert seen == [f"images/{name}" for name in names]
 
 
 async def attested(reg: Rig, subject: bytes, kind: str, **annotations: str) -> bytes:

@@ -15,7 +15,19 @@ from fnmatch import fnmatchcase
 from packageurl import PackageURL
 
 from artifactproxy.errors import Blocked, Fault, MethodRefused, NotServed, UpstreamBroken
-from artifactproxy.model import ArtifactKey, Ask, Header, Kind, Promise, Rendered, Reply, Route, View
+from artifactproxy.model import (
+    ArtifactKey,
+    Ask,
+    Header,
+    Kind,
+    Operation,
+    Promise,
+    Rendered,
+    Reply,
+    Right,
+    Route,
+    View,
+)
 from artifactproxy.providers._base import Page, Provider, PublicOrigins, Site
 from artifactproxy.providers.oci import referrers, registries
 from artifactproxy.providers.oci.setup import CLIENTS
@@ -67,6 +79,14 @@ class Oci(Provider):
     @classmethod
     def reached_at(cls, upstream: str) -> str:
         return registries.PUBLIC["docker.io"] if registries.is_docker_hub(upstream) else upstream
+
+    def operation(self, ask: Ask) -> Operation:
+        """The image that is read: a scope may be for some of them only."""
+        try:
+            name = operation_of("GET", ask.path, ask.query).name
+        except Fault:
+            name = ""
+        return Operation(Right.READ, ask.repo, name)
 
     def classify(self, ask: Ask) -> Route | Reply:
         # Asked as reading always: what a writing method is refused for is that nothing is taken here.
