@@ -308,10 +308,20 @@ class Arrivals:
         return arrival
 
     def forget(self, sha256: str) -> None:
-        """Nobody joins this transfer any more, and no copy is made of it."""
-        arrival = self._running.pop(sha256, None)
-        if arrival is not None:
+        """Nobody joins this transfer any more, and no copy is made of it, unless that has begun."""
+        self._running.pop(sha256, None)
+        for arrival in self._of(sha256):
             arrival.wanted = False
+
+    async def forgotten(self, sha256: str) -> None:
+        """`forget`, and wait for a copy that is just being made: who removes it then removes the last."""
+        self.forget(sha256)
+        keeping = [self._tasks[arrival] for arrival in self._of(sha256) if arrival.whole]
+        if keeping:
+            await asyncio.wait(keeping)
+
+    def _of(self, sha256: str) -> list[Arrival]:
+        return [arrival for arrival in self._tasks if arrival.ref.sha256 == sha256]
 
     async def close(self) -> None:
         tasks = list(self._tasks.values())

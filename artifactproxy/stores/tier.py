@@ -102,7 +102,7 @@ class Tier:
         return await self._forget(ref.sha256) or done
 
     async def _forget(self, sha256: str) -> bool:
-        self._arrivals.forget(sha256)
+        await self._arrivals.forgotten(sha256)
         return await self._copies.drop(sha256)
 
     async def _wrong(self, ref: BlobRef) -> None:

@@ -223,6 +223,34 @@ async def test_delete_and_set_aside_take_both(box: Box) -> None:
     assert await read(box.tier, ref) == body
 
 
+@pytest.mark.parametrize("take", ["delete", "set_aside"])
+async def test_what_is_removed_while_its_copy_is_being_made_leaves_no_copy(
+    box: Box, monkeypatch: pytest.MonkeyPatch, take: str
+) -> None:
+    ref = await box.only_far(body := body_of(300_000))
+    putting, go_on = asyncio.Event(), asyncio.Event()
+    put = box.tier._disk.put
+
+    async def slow(ref: BlobRef, path: Path) -> None:
+        putting.set()
+        await go_on.wait()
+        await put(ref, path)
+
+    monkeypatch.setattr(box.tier._disk, "put", slow)
+    assert await read(box.tier, ref) == body
+    async with asyncio.timeout(10):
+        await putting.wait()
+        removal = asyncio.ensure_future(
+            box.tier.delete(ref.sha256) if take == "delete" else box.tier.set_aside(ref)
+        )
+        await asyncio.sleep(0.02)
+        go_on.set()
+        await removal
+    assert box.copies() == set()
+    await box.settled()
+    assert box.copies() == set()
+
+
 async def test_a_blob_that_the_bucket_lost_is_served_from_its_copy(box: Box) -> None:
     body = body_of(5000)
     ref = ref_of(body)
