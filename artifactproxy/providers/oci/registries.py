@@ -47,7 +47,7 @@ def page_query(query: str) -> str:
     for pair in query.split("&") if query else ():
         name, _, value = pair.partition("=")
         found.setdefault(decode_segment(name), decode_segment(value))
-    return "&".join(f"{name}={quote(found[name], safe=':+=')}" for name in _PLACES if found.get(name))
+    return "&".join(f"{name}={quote(found[name], safe=':=')}" for name in _PLACES if found.get(name))
 
 
 def with_filter(page: str, only: str) -> str:
