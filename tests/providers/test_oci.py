@@ -74,7 +74,7 @@ def test_what_is_mounted_without_a_word() -> None:
 
 def test_what_upstream_s_page_is_called_is_asked_on() -> None:
     asked = source("https://quay.io/", "a/tags/list", "next_page=gAAA%2B%3D&last=v1&x=y")
-    assert asked == "https://quay.io/v2/a/tags/list?last=v1&next_page=gAAA%2B="
+    assert asked == "https://quay.io/v2/a/tags/list?last=v1&next_page=gAAA%2B=&x=y"
 
 
 def test_a_digest_that_upstream_s_head_names_must_be_one() -> None:
