@@ -204,7 +204,7 @@ class Ranges:
             segment, rate = connection.segment, connection.rate(now)
             worked = connection.worked(now, self._rtt)
             slow = straggles(rate=rate, others=others, worked=worked, left=segment.left)
-            if slow and segment.start not in self._cut:
+            if slow and segment.start not in self._cut and not task.cancelling():
                 task.cancel()
 
     def _judge(self, now: float) -> None:
