@@ -63,8 +63,8 @@ from artifactproxy.rules.parts import SNIFFED, judge_unvouched
 class Fill(Standing):
     """The task of one download; `Standing` is what its readers see of it."""
 
-    def __init__(self, tools: Tools, mount: Mount, route: Route, plan: Plan, number: int) -> None:
-        super().__init__(mount, route, plan, number)
+    def __init__(self, tools: Tools, mount: Mount, route: Route, plan: Plan, name: str) -> None:
+        super().__init__(mount, route, plan, name)
         self.outcome = Outcome("fill", repo=mount.name, provider=mount.provider.name, kind=route.kind.value)
         self._tools = tools
         self._turn = Turn(tools, route.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class FillTable:
         self._tasks: dict[Fill, asyncio.Task[None]] = {}
         self._slots: dict[Fill, tuple[ArtifactKey, str]] = {}
         self._named: dict[str, list[Fill]] = {}
+        self._process = secrets.token_hex(4)  # workers, and what was here before a restart, may share a log
         self._numbers = 0
         self.on_failed: Callable[[Fill, Fault], None] = lambda _fill, _fault: None
         self._orphans: set[Fill] = set()
@@ -49,7 +51,7 @@ class FillTable:
             self.attend(fill)
             return fill, False
         self._numbers += 1
-        fill = Fill(self._tools, mount, route, plan, self._numbers)
+        fill = Fill(self._tools, mount, route, plan, f"{self._process}-{self._numbers:x}")
         fill.on_idle = self._idle
         fill.on_vacate = self._unlist
         fill.join()

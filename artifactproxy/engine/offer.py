@@ -8,7 +8,6 @@ those who followed need not ask upstream as well.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -53,7 +52,6 @@ class Offer:
     def __init__(self, fills: FillTable, *, hold: float = HOLD) -> None:
         self._fills = fills
         self._hold = hold
-        self._boot = secrets.token_hex(8)  # the names of fills repeat after a restart
         self._failed: OrderedDict[str, tuple[float, Fault]] = OrderedDict()
         fills.on_failed = self._note
 
@@ -102,20 +100,17 @@ class Offer:
         head, known = fill.head, fill.done.result().ref if fill.verified else None
         before = head is not None and head.told is not None and head.told.decoded
         return Told(
-            fill=self._id(fill),
+            fill=fill.id,
             sha256=known.sha256 if known is not None else sha256_of(fill.promise),
             generation=fill.generation,
             ended=ended,
             decoded=before or (head is not None and decodes(fill.route, head)),
         )
 
-    def _id(self, fill: Fill) -> str:
-        return f"{self._boot}-{fill.id}"
-
     def _note(self, fill: Fill, fault: Fault) -> None:
         if not passes_on(fault):
             return
-        self._failed[self._id(fill)] = (time.monotonic(), fault)
+        self._failed[fill.id] = (time.monotonic(), fault)
         while len(self._failed) > REMEMBERED:
             self._failed.popitem(last=False)
 

@@ -19,12 +19,12 @@ class Standing:
     None until upstream gave it; `generation` was taken before it was asked. `ended_before` says that upstream's body had ended already when this
     fill began to copy it from the process that brought it in."""
 
-    def __init__(self, mount: Mount, route: Route, plan: Plan, number: int) -> None:
+    def __init__(self, mount: Mount, route: Route, plan: Plan, name: str) -> None:
         loop = asyncio.get_running_loop()
         self.mount = mount
         self.route = route
         self.plan = plan
-        self.id = f"f{number:x}"
+        self.id = name
         self.opened: asyncio.Future[Opened | Settled] = loop.create_future()
         self.done: asyncio.Future[CacheEntry] = loop.create_future()
         self.ended: asyncio.Future[bool] = loop.create_future()

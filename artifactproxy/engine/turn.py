@@ -16,7 +16,8 @@ from artifactproxy.ports import Holder, Lease
 from artifactproxy.rules.peers import lease_name
 from artifactproxy.rules.retry import backoff
 
-ROW_POLL = 0.25  # seconds between looks for the row that another process is about to write
+ROW_POLL = 0.25  # seconds before the second look for the row that another process is about to write
+ROW_POLL_LONGEST = 2.0  # seconds, once that has taken long: its store may be away, and many may wait
 SILENCE = 2.0  # seconds without a byte after which it is asked whether a process that is followed still leads
 _FIRST = 0.05  # seconds before whoever was left alone asks whose turn it is, doubled each time
 _LONGEST = 1.0
@@ -114,7 +115,7 @@ class Turn:
         """Wait for the row that the followed process writes. False where storing falls to us: its
         lease ended without a row, or nobody can tell."""
         loop, limits, led = asyncio.get_running_loop(), self._tools.limits, self.leads
-        until = loop.time() + limits.store_retry
+        until, pause = loop.time() + limits.store_retry, ROW_POLL
         while loop.time() < until:
             free = self.leads or await self._is_free()
             entry = await self._row()  # after the lease: whoever gave it up has written it before
@@ -124,7 +125,8 @@ class Turn:
                 return False
             if free:  # without a coordinator the row may still come
                 until = min(until, loop.time() + limits.lease_wait)
-            await asyncio.sleep(ROW_POLL)
+            await asyncio.sleep(pause)
+            pause = min(1.25 * pause, ROW_POLL_LONGEST)
         self.alone()
         return False
 

@@ -86,7 +86,7 @@ async def missing_names(scene: Scene, *, path: str, count: int, cap: int) -> Non
     async with scene.proxy(top=f"limits: {{negative_keys: {cap}, sweep_every: 50ms}}") as proxy:
         before = len((await proxy.get("/metrics")).body.splitlines())
         statuses = await _crowd([f"{path.format(n=n)}" for n in range(count)], proxy)
-        assert set(statuses) == {404}
+        assert set(statuses) == {404}, statuses
         await proxy.settled()
         for _ in range(100):
             rows = _absences(proxy)

@@ -214,6 +214,14 @@ async def exact(proxy: Replica, bodies: Mapping[str, Oracle]) -> list[Got]:
     return list(answers)
 
 
+async def held(proxy: Replica, bodies: Mapping[str, Oracle]) -> None:
+    """Until all of them are answered from the cache: on a busy machine some pass unstored at first, because
+    a database that is asked by all at once is late for them."""
+    async with asyncio.timeout(60):
+        while {got.source for got in await exact(proxy, bodies)} != {"cache"}:
+            await proxy.settled()
+
+
 class Crowd:
     """Clients that ask for known files again and again, until it is left; what they saw is counted in
     `seen`: `cache`, `remote`, a status that is no 200, or `wrong`."""

@@ -189,6 +189,7 @@ async def test_s13_no_list_is_ever_waited_for_by_a_request(tmp_path: Path, chaos
         cold, other = await rig.given(promised=True, size=BIG, name="cold")
         await rig.right(cold, other, source="remote")
         await rig.is_hit(cold, other)
+        assert (await readiness(rig.proxy))[0] == 200, "what clients wait for works"
         assert rig.bucket.count("ListObjectsV2") == 0
         got = await rig.proxy.get("/files/none.bin")
         assert got.status == 404

@@ -506,12 +506,13 @@ async def test_point_u6_uploads_of_the_dead_and_of_yesterday_are_aborted(world: 
 
 
 async def test_point_u6_uploads_that_no_intent_tells_of_go_after_a_day(world: World) -> None:
-    names = ["p/blobs/sha256/ab/ab" + "0" * 62, "p/blobs/foreign", "elsewhere"]
-    for name in names:
+    ours = ["p/blobs/sha256/ab/ab" + "0" * 62, "p/quarantine/ab" + "0" * 62 + ".1700000000000000000"]
+    others = ["p/blobs/foreign", "elsewhere"]
+    for name in ours + others:
         world.bucket.contents.create(name, {}).started -= 90_000
-    world.bucket.contents.create(names[0], {})
+    world.bucket.contents.create(ours[0], {})
     async with world.store() as store:
-        assert await store.tidy() == 1
+        assert await store.tidy() == 2
     assert len(world.bucket.contents.uploads) == 3
 
 

@@ -28,11 +28,12 @@ from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.stores.s3.owner import this_owner
 from artifactproxy.stores.s3.reading import open_blob
 from artifactproxy.stores.s3.sources import BytesSource, FileSource, SourceFailed, remove, unreadable
-from artifactproxy.stores.s3.trouble import Answered, Keyless, Unreached, sentence, told
+from artifactproxy.stores.s3.trouble import Answered, Keyless, Unreached, is_absent, sentence, told
 from artifactproxy.stores.s3.upload import Dock, Filing
 from artifactproxy.stores.s3.wire import Wire
 
 LONGEST_ADDRESS = 7 * 86400
+NOBODYS = "nobodys"  # a key that is never written
 RESTING = 64
 REST_SECONDS = 1800.0
 CLOSING_SECONDS = 5.0
@@ -82,12 +83,13 @@ class S3Store:
             raise
 
     async def check(self) -> None:
-        """One short request, sent once."""
+        """One short request, sent once, of the kind that clients wait for: they never wait for a list."""
         self._refuse_closed()
         try:
-            await self._wire.call("list_objects_v2", tries=1, Prefix=self._options.prefix, MaxKeys=1)
+            (await self._wire.get(NOBODYS, {}, tries=1)).close()
         except (Answered, Keyless) as trouble:
-            raise StoreAway(sentence(trouble, self._options)) from trouble
+            if not (isinstance(trouble, Answered) and is_absent(trouble)):
+                raise StoreAway(sentence(trouble, self._options)) from trouble
 
     async def close(self) -> None:
         """Puts and aborts under way may end, for a few seconds."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from artifactproxy.ports import Intent
 from artifactproxy.rules.paths import blob_path
+from artifactproxy.stores.s3.copying import QUARANTINE
 from artifactproxy.stores.s3.listing import BLOBS, Open, blob_of, uploads
 from artifactproxy.stores.s3.owner import ended
 from artifactproxy.stores.s3.trouble import Answered
@@ -66,10 +67,11 @@ async def _end(dock: Dock, intent: Intent, known: set[str]) -> int:
 
 
 async def _sweep(dock: Dock, known: set[str]) -> int:
-    """Uploads of our keys that no intent tells of."""
+    """Uploads of our keys that no intent tells of, copies that went in parts among them."""
     with suppress(Answered):  # not every bucket lists, nor lets everybody list
-        lost = [each for each in await uploads(dock.wire, BLOBS) if each.upload not in known]
-        return await _abort_old(dock, [each for each in lost if blob_of(each.key)], OLD_SECONDS)
+        lost = [each for each in await uploads(dock.wire, BLOBS) if blob_of(each.key)]
+        lost += await uploads(dock.wire, QUARANTINE)
+        return await _abort_old(dock, [each for each in lost if each.upload not in known], OLD_SECONDS)
     return 0
 
 

@@ -251,13 +251,15 @@ class Wire:
             # More than a byte is not waited for.
             reply.close() if method == "GET" and reply.status == 200 else reply.release()
 
-    async def get(self, key: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def get(
+        self, key: str, headers: Mapping[str, str], *, tries: int | None = None
+    ) -> aiohttp.ClientResponse:
         """An open answer, 200 or 206, whose body the caller reads and closes; see `reader`.
 
         Raises `Answered`, `StoreAway`.
         """
         return await self._retries.run(
-            "get_object", lambda: self._exchange("get_object", "GET", key, headers), waited=True
+            "get_object", lambda: self._exchange("get_object", "GET", key, headers), tries, waited=True
         )
 
     @asynccontextmanager

@@ -137,7 +137,8 @@ async def evicted(world: World) -> None:
         world.recording.withdrawn(*paths)
         collecting = asyncio.create_task(proxy.engine.gc(run=True))
         await asyncio.sleep(0.01)
-        await world.stored(proxy, paths[0])
+        await proxy.get(paths[0])  # not acknowledged: whoever collects may not have come to it yet
+        await proxy.settled()
         await collecting
         for path in paths:
             if (await proxy.get(path, Cache_Control="only-if-cached")).status == 200:
