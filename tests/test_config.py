@@ -18,6 +18,7 @@ from artifactproxy.config import Config, Tls, load, strict, units, values
 from artifactproxy.config.problems import _inner
 from artifactproxy.config.schema import File, Remote, Section
 from artifactproxy.errors import ConfigError
+from artifactproxy.limits import Download
 from artifactproxy.providers._base import Provider, PublicOrigins
 from artifactproxy.upstream.auth import Basic, Bearer
 from tests.chaos.certs import Authority
@@ -312,6 +313,21 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
 )
 def test_later_capabilities_are_refused_in_one_plain_sentence(refused, text, line):
     assert refused(text) == [f"config.yaml:1: {line}"]
+
+
+def test_how_large_files_are_downloaded(read, refused):
+    assert read(TOOLS % "").remotes["tools"].download == Download()
+    chosen = read(TOOLS % ", download: {connections: 16, segment: 4MiB, from: 1GB}").remotes["tools"]
+    assert chosen.download == Download(connections=16, segment=4 * 2**20, from_bytes=10**9)
+    shown = read(TOOLS % ", download: {from: 1GiB}").effective()["remotes"]["tools"]["download"]
+    assert shown == {"connections": 8, "max_per_host": 16, "segment": "8MiB", "from": 2**30}
+    for written, why in (
+        ("{segment: 1KiB}", "segment"),
+        ("{connections: 0}", "connections"),
+        ("{form: 1MiB}", "the nearest known key is from"),
+        ("{max_per_host: 17}", "cannot be more than limits.connections_per_host, which is 16"),
+    ):
+        assert why in refused(TOOLS % f", download: {written}")[0]
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ class Connection:
     landing: Landing
     asked: float
     first: bool = False
+    spare: bool = True
     began: float = 0.0
     came: int = 0
     marks: tuple[tuple[float, int], tuple[float, int]] = ((0.0, 0), (0.0, 0))
@@ -156,6 +157,7 @@ class Ranges:
             if segment is None:
                 break
             connection = self._connection(segment, self._mirrors[segment.tries % len(self._mirrors)])
+            connection.spare = bool(self._tasks)  # one of them has a right to its place
             self._hire(connection, self._bring(connection))
         if not self._tasks and self.alone:
             raise UpstreamBroken("upstream broke off where it had to be read alone", code="short_body")
@@ -202,7 +204,7 @@ class Ranges:
             segment, rate = connection.segment, connection.rate(now)
             worked = connection.worked(now, self._rtt)
             slow = straggles(rate=rate, others=others, worked=worked, left=segment.left)
-            if slow and segment.start not in self._cut:
+            if slow and segment.start not in self._cut and not task.cancelling():
                 task.cancel()
 
     def _judge(self, now: float) -> None:
@@ -317,7 +319,7 @@ class Ranges:
             return  # somebody else has taken it over already
         async with AsyncExitStack() as stack:
             asked = _now()
-            reply = await mirror.part(stack, self._terms.ask, span, spare=len(self._tasks) > 1)
+            reply = await mirror.part(stack, self._terms.ask, span, spare=connection.spare)
             self._rtt = self._rtt or _now() - asked
             _refuse(reply.head, self._terms.clock())
             judge_segment(
