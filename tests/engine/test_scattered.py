@@ -78,7 +78,9 @@ async def test_r1_offsets_beyond_4_gib(tmp_path: Path) -> None:
     body.finish()
 
 
-async def test_point_r10_a_full_disk_is_a_clean_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_point_r10_a_full_disk_is_a_clean_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "no space")
 
