@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized, no_repository
+from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized
 from artifactproxy.model import Operation, Right, Scope
 from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
 from artifactproxy.rules.credentials import secret_in
@@ -35,6 +35,8 @@ class Admitted:
 
 
 UNKNOWN = Admitted(NOBODY, ())
+NOTHING = "there is no such repository here"
+"""Whether there is none or the caller may not know of it. It repeats nothing of what was asked."""
 
 
 class Gate:
@@ -89,7 +91,7 @@ class Gate:
             )
         if may_see(admitted.scopes, operation.repo):
             raise NotServed("there is no such name here")
-        raise no_repository(operation.repo)
+        raise NotServed(NOTHING)
 
     def challenge(self, entry: Entry, operation: Operation | None = None, error: str = "") -> str:
         """Registries of containers are asked by way of tickets, all others with a password (RFC 7235). So

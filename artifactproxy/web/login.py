@@ -23,7 +23,7 @@ from artifactproxy.tokens.keys import Caller
 from artifactproxy.web.answers import json_answer
 from artifactproxy.web.contract import KeysLike
 from artifactproxy.web.door import Entry
-from artifactproxy.web.gate import BASIC, Admitted, Gate
+from artifactproxy.web.gate import BASIC, NOTHING, Admitted, Gate
 
 SEGMENT = "v2"
 TOKEN = "token"  # noqa: S105  the last segment of an address
@@ -55,7 +55,7 @@ class Login:
             return self._ping(entry, admitted)
         if entry.address.path != TOKEN or self._keys is None:
             self._gate.judge(admitted, _reading(entry.address.path), entry)
-            raise NotServed("there is no such repository here")
+            raise NotServed(NOTHING)
         self._gate.access.judge_admin(entry.visit)
         return await self._token(self._keys, entry, admitted.caller, body)
 
