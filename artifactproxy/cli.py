@@ -194,14 +194,14 @@ def explain(url: str, accept: str, config_file: str | None, data: str | None, *,
 
     URL is what a client asks for: http://127.0.0.1:8080/REPOSITORY/PATH or /REPOSITORY/PATH.
     """
-    from artifactproxy.targets import ask_of
+    from artifactproxy.targets import ask_of, registries
 
     config = load(config_file, data=data)
     target = f"/explain?url={quote(url, safe='')}"
     if accept:
         target += f"&accept={quote(accept, safe='')}"
     try:
-        ask = ask_of(url, config.public_url, accept)
+        ask = ask_of(url, config.public_url, accept, registries(config))
     except BadPath as error:
         raise click.UsageError(error.detail) from error
     show(_ask(config, "GET", target, None, lambda engine: engine.explain(ask)), as_json=as_json)
@@ -229,7 +229,7 @@ def purge(
 
     A package URL such as pkg:pypi/name@1.0 is purged from --repo, or from every repository.
     """
-    from artifactproxy.targets import Purge, purges
+    from artifactproxy.targets import Purge, purges, registries
 
     config = load(config_file, data=data)
     try:
@@ -240,6 +240,7 @@ def purge(
             everything=everything,
             known=list(config.remotes),
             root=config.public_url,
+            images=registries(config),
         )
     except (ValueError, BadPath) as error:
         raise click.UsageError(str(error)) from error

@@ -74,8 +74,8 @@ class MethodRefused(Fault):
     status = 405
     code = "method_not_allowed"
 
-    def __init__(self, detail: str, *, allow: str = "GET, HEAD") -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, code: str = "", allow: str = "GET, HEAD") -> None:
+        super().__init__(detail, code=code)
         self.allow = allow
 
 

@@ -159,6 +159,13 @@ class Route:
     `Provider.render` on their way out. `expects_html` is False where an HTML body can only be a
     captive portal. A `negative_ttl` of 0 holds whatever the administrator sets. `group` names the
     generation that multi-file indexes share.
+
+    With `typed` upstream says which of its types a document has, and the row keeps it. `digest_header`
+    is the header in which clients look for the digest of the bytes; `answers` are headers of every
+    answer. `paged`: upstream names the next page in `Link`, which is handed on as an address of ours.
+    `pointer` is the header in which upstream's answer to a HEAD names the digest of what this name
+    means at the moment; the document itself is that of `Provider.pointed`, and only where upstream
+    names none it is fetched from here.
     """
 
     kind: Kind
@@ -181,6 +188,11 @@ class Route:
     purl: str = ""
     group: str = ""
     max_bytes: int | None = None
+    typed: bool = False
+    digest_header: str = ""
+    answers: tuple[Header, ...] = ()
+    paged: bool = False
+    pointer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +226,10 @@ class CacheEntry:
     """A row of the index: what is known about one key.
 
     `ref` is None for a remembered absence; then `status` is 404 or 410. `ttl` is None for a
-    document that never goes stale. `etag` is the quoted entity tag we send; `validator_etag` and
+    document that never goes stale. `source` is a URL without its query; the fragment of one page of
+    several is the query of the next one. `etag` is the quoted entity tag we send; `validator_etag` and
     `validator_modified` are upstream's own spellings, to be echoed verbatim. `verified_by` is one
-    of `digest`, `framing`, `derived`. `generation` fences late writers of mutable keys.
+    of `digest`, `framing`, `derived`, `pointer`. `generation` fences late writers of mutable keys.
     """
 
     key: ArtifactKey

@@ -160,6 +160,7 @@ def access_rules(config: Config) -> AccessRules:
         config.public_url,
         config.trusted_proxies,
         config.allowed_hosts,
+        config.oci_default or "",
         open_reading=config.read == "open",
     )
 

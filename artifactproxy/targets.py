@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from artifactproxy.config import Config
 from artifactproxy.model import Ask
-from artifactproxy.rules.addresses import written
+from artifactproxy.providers.oci.registries import host_of
+from artifactproxy.rules.addresses import Address, written
+from artifactproxy.rules.oci.addresses import Registries
+
+NO_REGISTRIES = Registries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +26,20 @@ class Purge:
         return {key: value for key, value in asdict(self).items() if value}
 
 
-def ask_of(address: str, root: str | None, accept: str = "") -> Ask:
+def registries(config: Config) -> Registries:
+    """What is needed to read an address of a registry's API."""
+    found = [remote for remote in config.remotes.values() if remote.provider == "oci"]
+    hosts: dict[str, str] = {}
+    for remote in found:
+        for url in remote.upstreams:
+            hosts.setdefault(host_of(url), remote.name)
+    return Registries(frozenset(remote.name for remote in found), hosts, config.oci_default or "")
+
+
+def ask_of(address: str, root: str | None, accept: str = "", known: Registries = NO_REGISTRIES) -> Ask:
     """The request that `explain` is about. Raises `BadPath` and `NotServed`."""
     root, read = written(address, root or "")
+    read = known.behind(read)
     headers = {"accept": accept} if accept else {}
     return Ask(
         read.repo, read.path, query=read.query, headers=headers, base=read.base(root), caller="control"
@@ -38,6 +54,7 @@ def purges(
     everything: bool,
     known: Sequence[str],
     root: str | None,
+    images: Registries = NO_REGISTRIES,
 ) -> list[Purge]:
     """Raises ValueError with the sentence for the operator, `BadPath` for a malformed target,
     `NotServed` for an alias that names no repository.
@@ -49,16 +66,19 @@ def purges(
     if sum((bool(targets), package is not None, everything)) != 1:
         raise ValueError("name either targets, or --package NAME, or --all")
     if targets:
-        return [purge for target in targets for purge in _of_target(target, repo, known, root)]
+        return [purge for target in targets for purge in _of_target(target, repo, known, root, images)]
     if repo is None:
         raise ValueError("--package and --all need --repo NAME")
     return [Purge(repo, package=package or "")]
 
 
-def _of_target(target: str, repo: str | None, known: Sequence[str], root: str | None) -> list[Purge]:
+def _of_target(
+    target: str, repo: str | None, known: Sequence[str], root: str | None, images: Registries
+) -> list[Purge]:
     if target.startswith("pkg:"):
         return [Purge(name, package=target) for name in ([repo] if repo else known)]
-    named, path, query, *_ = written(target, root or "")[1]
+    address: Address = written(target, root or "")[1]
+    named, path, query, *_ = images.behind(address) if address.path else address
     if named not in known:
         raise ValueError(f"{target} names no repository; there are {', '.join(known)}")
     if repo not in (None, named):

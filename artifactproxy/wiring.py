@@ -313,6 +313,8 @@ def way(remote: Remote) -> RemoteAccess:
         ca=str(remote.egress.ca) if remote.egress.ca else "",
         limits=remote.limits,
         via=VIA,
+        tokens=remote.provider == "oci",
+        realms=tuple(host if "://" in host else f"https://{host}" for host in remote.site.file_hosts),
     )
 
 

@@ -232,7 +232,9 @@ async def proxied(
 async def served(config: Config, folder: Path, clock: Clock = time.time) -> AsyncIterator[Proxy]:
     """The whole of it, as this configuration has it; its log is `folder/log`."""
     async with wiring.running(config, clock) as (engine, observations, _):
-        access = AccessRules(config.public_url, config.trusted_proxies, config.allowed_hosts)
+        access = AccessRules(
+            config.public_url, config.trusted_proxies, config.allowed_hosts, config.oci_default or ""
+        )
         server = WebServer(engine, observations, config.limits, access, via=wiring.VIA)
         engine.start()
         host, port = await server.start("127.0.0.1", 0)

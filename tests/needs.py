@@ -24,6 +24,7 @@ PACKAGES = {
     "ceph-mon": "ceph-mon",
     "ceph-osd": "ceph-osd",
     "curl": "curl",
+    "docker-registry": "docker-registry",
     "faketime": "faketime",
     "gem": "ruby",
     "go": "golang-go",

@@ -19,6 +19,7 @@ import yaml
 
 from artifactproxy import cli, control
 from artifactproxy.errors import BadPath
+from artifactproxy.rules.oci.addresses import Registries
 from artifactproxy.targets import Purge, ask_of, purges
 
 DEADLINE = 30  # seconds; a bound on hanging, not a measurement
@@ -455,3 +456,28 @@ def test_a_reader_that_leaves_is_no_traceback(config):
         check=False,
     )
     assert process.stderr == ""
+
+
+IMAGES = Registries(frozenset({"hub"}), {"docker.io": "hub"}, "hub")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/hub/v2/library/alpine/manifests/v1",
+        "/v2/hub/library/alpine/manifests/v1",
+        "/v2/library/alpine/manifests/v1",
+        "http://10.0.0.1:81/v2/library/alpine/manifests/v1?ns=docker.io",
+    ],
+)
+def test_an_image_is_named_by_any_of_its_addresses(address):
+    ask = ask_of(address, None, known=IMAGES)
+    assert (ask.repo, ask.path) == ("hub", "library/alpine/manifests/v1")
+    path = address.partition("?")[0]
+    purge = purges([path], repo=None, package=None, everything=False, known=["hub"], root=None, images=IMAGES)
+    assert purge == [Purge("hub", "library/alpine/manifests/v1")]
+
+
+def test_a_whole_repository_of_images_is_purged_by_its_name_only():
+    with pytest.raises(ValueError, match="whole repository"):
+        purges(["/hub/"], repo=None, package=None, everything=False, known=["hub"], root=None, images=IMAGES)

@@ -63,7 +63,7 @@ def build(
         index=index,
         coordination=coordination,
         cluster=cluster,
-        oci_default=file.oci_default,
+        oci_default=file.oci_default or _usual_registry(remotes),
         log=Log(_path(file.log.file), file.log.level),
         limits=_taken(Limits, file.limits),
         remotes=remotes,
@@ -71,9 +71,19 @@ def build(
     )
 
 
-def default_remotes(providers: Providers, origins: PublicOrigins) -> list[str]:
-    """The providers that are mounted under their own names where no remote is configured."""
-    return sorted(name for name, provider in providers.items() if provider.public_upstream(origins))
+def default_remotes(providers: Providers, origins: PublicOrigins) -> dict[str, tuple[str, str]]:
+    """Provider and upstream of the repositories that are mounted where no remote is configured."""
+    return {
+        mount: (name, url)
+        for name, provider in sorted(providers.items())
+        for mount, url in provider.default_mounts(origins).items()
+    }
+
+
+def _usual_registry(remotes: Mapping[str, Remote]) -> str | None:
+    """Who speaks of no registry means docker's."""
+    usual = remotes.get("docker.io")
+    return usual.name if usual is not None and usual.provider == "oci" else None
 
 
 def _path(text: str | None) -> Path | None:
@@ -104,12 +114,15 @@ class _Look:
         auth = self._auth(written.auth, (*at, "auth"))
         site = Site(
             repo=name,
-            upstreams=self._upstreams(provider, written.upstream, (*at, "upstream")),
+            upstreams=self._upstreams(name, provider, written.upstream, (*at, "upstream")),
             file_hosts=written.file_hosts,
             immutable=written.rules.immutable,
             mutable=written.rules.mutable,
             refuse=written.rules.refuse,
+            deny_tags=written.deny_tags,
         )
+        if written.deny_tags and provider != "oci":
+            self.problems.at((*at, "deny_tags"), "is for remotes whose provider is oci")
         return Remote(
             name=name,
             provider=provider,
@@ -206,13 +219,14 @@ class _Look:
             )
         return written or name
 
-    def _upstreams(self, provider: str, written: tuple[str, ...], at: KeyPath) -> tuple[str, ...]:
+    def _upstreams(self, name: str, provider: str, written: tuple[str, ...], at: KeyPath) -> tuple[str, ...]:
         found: list[str] = []
         for url in written:
             if url != values.PUBLIC:
-                found.append(url)
+                found.append(self.providers[provider].reached_at(url) if provider in self.providers else url)
             elif provider in self.providers:
-                public = self.providers[provider].public_upstream(self.origins)
+                of = self.providers[provider]
+                public = of.default_mounts(self.origins).get(name) or of.public_upstream(self.origins)
                 if public:
                     found.append(values.upstream(public))
                 else:

@@ -60,10 +60,13 @@ def load(
     return build(file, problems, env=env, providers=providers, origins=origins)
 
 
-def _mount_defaults(tree: dict[str, object], names: list[str]) -> None:
+def _mount_defaults(tree: dict[str, object], mounts: Mapping[str, tuple[str, str]]) -> None:
     """Before the environment, which may tune them, and after it, which may have said null."""
     if tree.get("remotes") in (None, {}):
-        tree["remotes"] = {name: {} for name in names}
+        tree["remotes"] = {
+            name: {} if name == provider else {"provider": provider, "upstream": url}
+            for name, (provider, url) in mounts.items()
+        }
 
 
 def _from_file(path: Path, problems: Problems) -> dict[str, object]:

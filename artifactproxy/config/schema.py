@@ -203,6 +203,7 @@ class Remote(Section):
     accept_unframed: bool = _POLICY.accept_unframed
     cold_ranges: Literal["relay", "wait"] = "relay"
     rules: Rules = Rules()
+    deny_tags: Patterns = ()
     file_hosts: Annotated[Texts, AfterValidator(_each(values.file_host))] = ()
     allow_private: Networks = ()
     egress: Egress = Egress()

@@ -11,6 +11,7 @@ from artifactproxy.limits import Policy
 from artifactproxy.model import (
     Ask,
     CacheEntry,
+    Digest,
     Header,
     Kind,
     Route,
@@ -21,6 +22,7 @@ from artifactproxy.rules.coding import Coding
 from artifactproxy.rules.digests import repr_digest
 from artifactproxy.rules.freshness import client_cache_control, fresh_for
 from artifactproxy.rules.http import NotModified, Part, content_disposition, evaluate
+from artifactproxy.rules.links import next_link
 
 NAME = "artifactproxy"
 # Types a browser would run or render; they leave as attachments (the sandbox CSP is the web's).
@@ -30,7 +32,8 @@ ACTIVE_TYPES = ("text/html", "image/svg+xml", "application/xhtml+xml", "applicat
 @dataclass(frozen=True, slots=True)
 class Entity:
     """The document as it will be sent. `size` None: not known yet. `sha256` only when the bytes
-    are verified or promised; both are of the bytes in their content coding."""
+    are verified or promised; both are of the bytes in their content coding. `answers` are what this kind
+    of document always comes with."""
 
     media_type: str
     etag: str
@@ -40,6 +43,7 @@ class Entity:
     negotiated: bool = False
     filename: str = ""
     coding: Coding = ""
+    answers: tuple[Header, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def head_for(ask: Ask, entity: Entity, how: Provenance, extra: tuple[Header, ...
         size=entity.size,
         method=ask.method,
     )
-    headers = _common(entity, how)
+    headers = [*_common(entity, how), *entity.answers]
     age = () if how.age is None else (("Age", str(how.age)),)  # last: it alone changes by itself
     if isinstance(verdict, NotModified):
         return Head(304, [*headers, *age], None, empty=True)
@@ -113,13 +117,30 @@ def _common(entity: Entity, how: Provenance) -> list[Header]:
 def entity_of(entry: CacheEntry, route: Route, size: int | None) -> Entity:
     """A stored document, or one that is arriving, sent as it is."""
     return Entity(
-        media_type=route.media_type,
+        media_type=entry.media_type if route.typed else route.media_type,
         etag=entry.etag,
         last_modified=entry.last_modified,
         size=size,
         sha256=entry.ref.sha256 if entry.ref else "",
         filename=route.filename,
+        answers=answers_of(route, entry),
     )
+
+
+def answers_of(route: Route, entry: CacheEntry) -> tuple[Header, ...]:
+    """The headers that clients of this kind of document look for, whoever asks."""
+    if not route.digest_header:
+        return route.answers
+    promised = route.promise.digests[0] if route.promise else None
+    digest = promised or (Digest("sha256", entry.ref.sha256) if entry.ref else None)
+    return (*route.answers, (route.digest_header, str(digest))) if digest else route.answers
+
+
+def page_link(ask: Ask, route: Route, entry: CacheEntry) -> tuple[Header, ...]:
+    """Where the page after this one lies for this client, if upstream named one."""
+    following = entry.source.partition("#")[2] if route.paged else ""
+    address = f"{ask.base}/{route.key.path.partition('?')[0]}"
+    return (("Link", next_link(address, following)),) if following else ()
 
 
 def hit(entry: CacheEntry, policy: Policy, now: float, detail: str = "") -> Provenance:

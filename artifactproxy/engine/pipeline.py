@@ -12,12 +12,14 @@ from collections.abc import Mapping
 
 from artifactproxy.engine.again import instead
 from artifactproxy.engine.answer import Answer, Nothing, Tail
+from artifactproxy.engine.behind import Behind
 from artifactproxy.engine.describe import (
     Provenance,
     arriving,
     entity_of,
     head_for,
     hit,
+    page_link,
     partial,
 )
 from artifactproxy.engine.documents import Documents
@@ -26,6 +28,7 @@ from artifactproxy.engine.fills import FillTable, StaleMemory
 from artifactproxy.engine.leaving import Once
 from artifactproxy.engine.local import local_answer, relayed_only
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.engine.pointers import Pointers
 from artifactproxy.engine.relay import relayable
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
@@ -89,14 +92,27 @@ class Pipeline:
         self._shelf = Shelf(tools, documents, usage)
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
+        self._pointers = Pointers(tools, fills, self._find, self._stale)
         self._unfit = Unfit(tools.ready_for)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
-        self._refreshes: set[asyncio.Task[None]] = set()
+        self._behind = Behind(fills, self._stale)
 
     async def handle(self, ask: Ask) -> Answer:
         mount, route = self.route(ask)
         if isinstance(route, Reply):
             return local_answer(mount, ask, route)
+        if route.pointer:
+            meant = await self._pointers.meant(mount, route, ask)
+            answer = await self._handle(mount, meant.route, ask)
+            return meant.stamped(answer, mount, self._tools.clock())
+        return await self._handle(mount, route, ask)
+
+    async def _handle(self, mount: Mount, route: Route, ask: Ask) -> Answer:
+        answer = await self._healing(mount, route, ask)
+        self._pointers.watch(mount, route)
+        return answer
+
+    async def _healing(self, mount: Mount, route: Route, ask: Ask) -> Answer:
         for _ in range(HEALS):
             found, landing = await self._latest(route)
             try:
@@ -192,7 +208,7 @@ class Pipeline:
         match decision:
             case Serve(entry, reason, stale, refresh):
                 if refresh:
-                    self._refresh(mount, route, ask, found)
+                    self._behind.refresh(mount, route, ask, found)
                 detail = "stale-while-revalidate" if refresh else ("stale" if stale else "")
                 return await self._shelf.held(
                     mount, route, ask, entry, reason, "stale" if stale else "hit", detail
@@ -309,7 +325,8 @@ class Pipeline:
         size = spool.written if spool.sealed else spool.length
         # Until it is verified only the whole may leave: a range could end before the check.
         judged = ask if spool.sealed else without_range(ask)
-        head = head_for(judged, entity_of(fill.entry, route, size), how, opened.headers)
+        extra = (*opened.headers, *page_link(ask, route, fill.entry))
+        head = head_for(judged, entity_of(fill.entry, route, size), how, extra)
         self._usage.note(fill.entry, ask, sent(head, size or 0))
         if head.empty:
             return Answer(head.status, head.headers, Nothing(), outcome)
@@ -352,34 +369,9 @@ class Pipeline:
                 why = f"{plan.reason}; {settled.fault.detail if settled.fault else 'upstream failed'}"
                 return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
 
-    def _refresh(self, mount: Mount, route: Route, ask: Ask, found: Found) -> None:
-        """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""
-        if self._stale.recently_failed(route.key) or self._fills.running(route.key) is not None:
-            return
-        why, seen = "refreshed behind a request", seen_in(found)
-        plan = Plan(why, found.entry, True, found.promise, ask.request_id, seen=seen)
-        fill, _ = self._fills.join(mount, route, plan)
-
-        async def wait() -> None:
-            try:
-                opened = await asyncio.shield(fill.opened)
-                if isinstance(opened, Settled) and opened.how == "stale":
-                    self._stale.failed(route.key)
-                await asyncio.wait((fill.ended,))
-            except Fault:
-                self._stale.failed(route.key)
-            finally:
-                fill.leave()
-
-        task = asyncio.create_task(wait())
-        self._refreshes.add(task)
-        task.add_done_callback(self._refreshes.discard)
-
     async def close(self) -> None:
-        for task in list(self._refreshes):
-            task.cancel()
-        if self._refreshes:
-            await asyncio.wait(list(self._refreshes))
+        await self._pointers.close()
+        await self._behind.close()
 
 
 def _refused(found: Found, fault: Fault) -> Fault:

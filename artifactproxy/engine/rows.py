@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from artifactproxy.model import BlobRef, CacheEntry, Kind, Promise, Route, UpstreamHead
 from artifactproxy.rules.digests import entity_tag
 from artifactproxy.rules.http import kept, strong
+from artifactproxy.rules.links import next_query
+
+_TYPE = re.compile(r"application/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 
 
 def begin_row(
@@ -32,13 +36,13 @@ def begin_row(
         key=route.key,
         kind=route.kind,
         ref=None,
-        media_type=route.media_type,
+        media_type=_type(route, head),
         etag=etag,
         last_modified=seen.last_modified,
         validator_etag=seen.etag,
         validator_modified=seen.last_modified,
         cache_control=seen.cache_control,
-        source=head.url.partition("?")[0],  # a redirect may have been signed; that is not kept
+        source=_source(route, head),
         fetched_at=now,
         checked_at=now,
         ttl=ttl,
@@ -50,6 +54,20 @@ def begin_row(
         last_used=now,
         generation=generation,
     )
+
+
+def _type(route: Route, head: UpstreamHead) -> str:
+    """The type of the document, without parameters; of upstream's word only what is no page."""
+    given = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+    runs = given.endswith(("/xml", "+xml", "javascript", "ecmascript"))
+    return given if route.typed and _TYPE.fullmatch(given) and not runs else route.media_type
+
+
+def _source(route: Route, head: UpstreamHead) -> str:
+    """Where the body came from. A redirect may have been signed; that is not kept."""
+    source = head.url.partition("?")[0]
+    following = next_query(head.headers.get("link", "")) if route.paged else ""
+    return f"{source}#{following}" if following else source
 
 
 def verified_row(row: CacheEntry, ref: BlobRef, by: str, promise: Promise | None) -> CacheEntry:

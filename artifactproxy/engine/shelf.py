@@ -9,10 +9,12 @@ from artifactproxy.engine.describe import (
     Entity,
     Head,
     Provenance,
+    answers_of,
     elsewhere,
     entity_of,
     head_for,
     hit,
+    page_link,
     revalidated,
 )
 from artifactproxy.engine.documents import Documents
@@ -61,7 +63,7 @@ class Shelf:
             return await self.rendered(
                 mount, route, ask, Source(entry.ref, entry.source), entry, how, outcome
             )
-        head = head_for(ask, entity_of(entry, route, entry.ref.size), how)
+        head = head_for(ask, entity_of(entry, route, entry.ref.size), how, page_link(ask, route, entry))
         if head.empty:
             self._usage.note(entry, ask, 0)
             return Answer(head.status, head.headers, Nothing(), outcome)
@@ -131,6 +133,7 @@ class Shelf:
             negotiated=True,
             filename=route.filename,
             coding=coding,
+            answers=(*answers_of(route, entry), *page_link(ask, route, entry)),
         )
         made = documents.made(tag)
         if made is None:

@@ -28,6 +28,9 @@ _FINER = frozenset(
         "unexpected_304", "unexpected_html", "unframed_body", "unpromised_host", "unsolicited",
         "upstream_4xx", "upstream_5xx", "upstream_denied", "upstream_dns", "upstream_forbidden",
         "upstream_legal", "upstream_queue", "upstream_status", "peer_pass",
+        "blob_upload_unknown", "denied", "digest_invalid", "manifest_unknown", "name_invalid",
+        "name_unknown", "no_token", "pagination_number_invalid", "tag_invalid", "token_realm",
+        "unsupported",
     }
 )  # fmt: skip
 
@@ -99,6 +102,8 @@ HELP = {
     "tier_hits": "Reads from a local copy of a blob.",
     "tier_misses": "Reads for which there was no whole local copy.",
     "tier_evicted_bytes": "Local copies that were removed for others.",
+    "upstream_ratelimit_limit": "Requests that upstream lets us send in its window, as it said last.",
+    "upstream_ratelimit_remaining": "What is left of them.",
     "redirects": "Hits that were answered with an address of the store.",
     "loop_lag_seconds": "How late a beat of the event loop came.",
     "request_seconds": "Time from the request to the last byte.",

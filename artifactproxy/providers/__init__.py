@@ -29,6 +29,6 @@ PROVIDERS: Mapping[str, type[Provider]] = MappingProxyType(_scan())
 
 
 def default_remotes(origins: PublicOrigins) -> dict[str, str]:
-    """Provider name to public registry, for those that have one: what is mounted without a file."""
-    upstreams = {name: provider.public_upstream(origins) for name, provider in PROVIDERS.items()}
-    return {name: url for name, url in upstreams.items() if url}
+    """Repository name to public registry, for those that have one: what is mounted without a file."""
+    mounts = [provider.default_mounts(origins) for provider in PROVIDERS.values()]
+    return {name: url for found in mounts for name, url in found.items()}

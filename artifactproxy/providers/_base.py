@@ -20,7 +20,8 @@ from artifactproxy.model import Ask, Operation, Promise, Rendered, Reply, Right,
 class Site:
     """Where one repository reads from: upstream base URLs, each ending in `/`, in order of
     preference; further hosts (`host`, `host:port` or `scheme://host[:port]`) its documents may
-    point at without a digest; and the administrator's path rules."""
+    point at without a digest; the administrator's path rules; and tags of images that are not given
+    out."""
 
     repo: str
     upstreams: tuple[str, ...]
@@ -28,6 +29,7 @@ class Site:
     immutable: tuple[str, ...] = ()
     mutable: tuple[str, ...] = ()
     refuse: tuple[str, ...] = ()
+    deny_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ClientSetup:
-    """Ready-to-use text for one client; `{base}` stands for the repository's address, `{origin}`
-    for scheme, host and port, `{host}` for the host name alone. `insecure` is added where the
-    base is plain http off loopback. `command` is the one line printed at start."""
+    """Ready-to-use text for one client; `{base}` stands for the repository's address, `{repo}` for its
+    name, `{origin}` for scheme, host and port, `{authority}` for host and port, `{host}` for the host
+    name alone. `insecure` is added where the
+    base is plain http off loopback, and with `insecure_at_home` also there. `command` is the one line printed at start."""
 
     client: str
     text: str
     insecure: str = ""
     command: str = ""
+    insecure_at_home: bool = False
 
 
 class Provider:
@@ -71,6 +75,18 @@ class Provider:
         del origin_of
         return None
 
+    @classmethod
+    def default_mounts(cls, origin_of: PublicOrigins) -> dict[str, str]:
+        """Repository names and their upstreams, which are mounted where no remote is configured: by
+        default the public registry under the ecosystem's own name."""
+        public = cls.public_upstream(origin_of)
+        return {cls.name: public} if public else {}
+
+    @classmethod
+    def reached_at(cls, upstream: str) -> str:
+        """Where an upstream really answers, whose configured address is only how people call it."""
+        return upstream
+
     def operation(self, ask: Ask) -> Operation:
         """What this request would do, for the judgement whether its caller may; asked before `classify`,
         for any of `methods`, and never raises. What is relayed (a search, an audit) is read."""
@@ -79,6 +95,12 @@ class Provider:
     def classify(self, ask: Ask) -> Route | Reply:
         """Raises `BadPath`, `NotServed`, `MethodRefused` or `Blocked`, nothing else."""
         raise NotImplementedError
+
+    def pointed(self, route: Route, digest: str) -> Route | None:
+        """The document that a route with a `pointer` means while upstream names this digest; None if
+        it is no digest."""
+        del route, digest
+        return None
 
     def learn(self, route: Route, body: bytes, url: str) -> Iterable[Promise]:
         """What this index body, fetched from `url`, promises. Raises `UpstreamBroken` if the body

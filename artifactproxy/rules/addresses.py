@@ -6,6 +6,8 @@
     /artifactory/{repo}/{path}
     /artifactory/api/{format}/{repo}/{path}        by the format of its packages
 
+Of a registry's API, which stands under `/v2/`, only the first segment is told here (`oci/addresses.py`).
+
 What stands behind the words of an alias is read exactly as our own address would be, and the
 prefix is kept, so that every address that we hand out is of the kind the client came by.
 """
@@ -32,6 +34,7 @@ class Address(NamedTuple):
 
     `prefix` is what stands before the repository, with a leading slash, "" for our own address;
     `format` is the name of the package format that an alias holds, which must be the repository's.
+    `api` is the address of a registry's API, behind which `path` begins (`oci.addresses`), "" elsewhere.
     """
 
     repo: str
@@ -39,10 +42,11 @@ class Address(NamedTuple):
     query: str
     prefix: str = ""
     format: str = ""
+    api: str = ""
 
     def base(self, root: str) -> str:
         """The repository's address for a client that knows us as `root`."""
-        return f"{root}{self.prefix}/{self.repo}"
+        return f"{root}{self.api or f'{self.prefix}/{self.repo}'}"
 
 
 def address_of(raw: str) -> Address:

@@ -30,8 +30,10 @@ _KEPT: Final = frozenset(
         "content-encoding",
         "content-range",
         "content-type",
+        "docker-content-digest",
         "etag",
         "last-modified",
+        "link",
         "retry-after",
     }
 )

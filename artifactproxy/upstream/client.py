@@ -32,7 +32,7 @@ from artifactproxy.model import Header, UpstreamHead
 from artifactproxy.ports import Bulletin, Clock, Observer, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.http import parse_retry_after
 from artifactproxy.upstream import faults
-from artifactproxy.upstream.auth import Credential
+from artifactproxy.upstream.auth import Basic, Bearer, Credential
 from artifactproxy.upstream.gate import Gate, Gates, OriginState
 from artifactproxy.upstream.guard import (
     Lookup,
@@ -47,9 +47,11 @@ from artifactproxy.upstream.guard import (
 from artifactproxy.upstream.news import News
 from artifactproxy.upstream.peers import PeerClient
 from artifactproxy.upstream.pool import Attempt, Sessions, Way
+from artifactproxy.upstream.tokens import Tokens
 from artifactproxy.upstream.transfer import Transfer, read_head
 
 AGENT = f"artifactproxy/{__version__}"
+TOKEN_BYTES = 256 * 1024
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 # What describes the wanted bytes; nothing else follows a redirect to another origin.
 _CROSSING = frozenset(
@@ -65,7 +67,8 @@ class RemoteAccess:
     `credentials` go to their own origin only. `plain` are origins without TLS that documents of
     upstreams with TLS may name all the same. `allow_private` are networks that hosts named by
     documents or redirects may resolve to. `egress` is the URL of a forward proxy, used except for
-    `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's.
+    `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's. With
+    `tokens` upstream may ask for tokens, of servers at `realms` (origins) beside its own.
     """
 
     origins: tuple[str, ...]
@@ -77,6 +80,8 @@ class RemoteAccess:
     ca: str = ""
     limits: RemoteLimits = field(default_factory=RemoteLimits)
     via: str = "artifactproxy"
+    tokens: bool = False
+    realms: tuple[str, ...] = ()
 
 
 class UpstreamClient:
@@ -105,6 +110,7 @@ class UpstreamClient:
         self._clock = clock
         self._closed = False
         self._news = News(self._gates, bulletin, observer, clock)
+        self._tokens = Tokens(self._ask_token)
 
     @asynccontextmanager
     async def open(self, request: UpstreamRequest) -> AsyncIterator[UpstreamReply]:
@@ -159,6 +165,7 @@ class UpstreamClient:
         read anew."""
         self._remotes |= {name: _normal(access) for name, access in remotes.items()}
         self._sessions.renew()
+        self._tokens.forget()
 
     def recover(self, origin: str) -> bool:
         """Forget an origin's failures and pauses; False if it was never asked."""
@@ -175,7 +182,7 @@ class UpstreamClient:
         while True:
             judge_scheme(url, access.origins, access.plain)
             judge_url(url, access.origins, access.allow_private)
-            transfer = await self._ask(request, access, url)
+            transfer = await self._admitted(request, access, url)
             location = transfer.head.headers.get("location", "")
             if not (follows and location and transfer.head.status in _REDIRECTS):
                 return transfer
@@ -188,6 +195,37 @@ class UpstreamClient:
                 transfer.close()
             url = target
             seen.add(url)
+
+    async def _admitted(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> Transfer:
+        """One hop, and once more with the token that its answer asks for."""
+        sent = self._tokens.header(request.remote, url)
+        transfer = await self._ask(request, access, url)
+        challenge = transfer.head.headers.get("www-authenticate", "")
+        home = origin_of(url)
+        if not (access.tokens and transfer.head.status == 401 and challenge and home in access.origins):
+            return transfer
+        try:
+            await transfer.drain()
+        finally:
+            transfer.close()  # it keeps no place from the token server; of a refusal the head is enough
+        credential = access.credentials.get(home)
+        if await self._tokens.satisfy(request.remote, url, challenge, sent, credential, access.realms):
+            return await self._ask(request, access, url)
+        return transfer
+
+    async def _ask_token(self, remote: str, url: str, credential: Credential | None) -> tuple[int, bytes]:
+        access = replace(self._remotes[remote], credentials={}, tokens=False)
+        judge_scheme(url, access.origins, access.plain)
+        judge_url(url, access.origins, access.allow_private)
+        headers: list[Header] = [("accept", "application/json")]
+        if isinstance(credential, Basic):
+            headers.append(("authorization", credential.header()))
+        request = UpstreamRequest(remote, url, headers=tuple(headers), max_bytes=TOKEN_BYTES)
+        transfer = await self._ask(request, access, url)
+        try:
+            return transfer.head.status, b"".join([chunk async for chunk in transfer.chunks()])
+        finally:
+            transfer.close()
 
     async def _ask(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> Transfer:
         """One hop: a place, one exchange, and what it says about the origin."""
@@ -228,6 +266,7 @@ class UpstreamClient:
             self._count_failure(gate)
             raise
         self._count_status(gate, head, request.method)
+        self._note_rate(request.remote, head)
         return head, response
 
     async def _exchange(
@@ -245,7 +284,7 @@ class UpstreamClient:
                     return await session.request(
                         request.method,
                         URL(url, encoded=True),
-                        headers=_headers(request, access, url),
+                        headers=[*_headers(request, access, url), *self._credentials(request, access, url)],
                         data=request.body,
                         allow_redirects=False,
                         proxy=way.egress or None,
@@ -262,6 +301,24 @@ class UpstreamClient:
                 fault = faults.before_head(exc, host)
                 if not (tries and attempt.reused and fault.code == "no_answer"):
                     raise fault from exc
+
+    def _credentials(self, request: UpstreamRequest, access: RemoteAccess, url: str) -> list[Header]:
+        """What proves who we are, to the configured origins only. Where tokens are asked for, a password
+        is for their server, unless it turned out that upstream itself wants it."""
+        credential = access.credentials.get(origin_of(url))
+        if any(name.lower() == "authorization" for name, _ in request.headers):
+            return []
+        header = credential.header() if credential is not None else ""
+        if access.tokens and not isinstance(credential, Bearer):
+            header = self._tokens.header(request.remote, url) if origin_of(url) in access.origins else ""
+        return [("Authorization", header)] if header else []
+
+    def _note_rate(self, remote: str, head: UpstreamHead) -> None:
+        """What upstream says is left of what it gives us (`RateLimit-*`, as registries write it)."""
+        for name in ("limit", "remaining"):
+            number = head.headers.get(f"ratelimit-{name}", "").partition(";")[0].strip()
+            if self._observer is not None and number.isascii() and number.isdigit():
+                self._observer.gauge(f"upstream_ratelimit_{name}", float(number[:15]), remote=remote)
 
     def _count_failure(self, gate: Gate) -> None:
         if gate.failed(_now()):
@@ -300,6 +357,7 @@ def _normal(access: RemoteAccess) -> RemoteAccess:
         access,
         origins=tuple(origin_of(url) for url in access.origins),
         plain=tuple(origin_of(url) for url in access.plain),
+        realms=tuple(origin_of(url) for url in access.realms),
         credentials={origin_of(url): credential for url, credential in access.credentials.items()},
     )
 
@@ -314,9 +372,6 @@ def _headers(request: UpstreamRequest, access: RemoteAccess, url: str) -> list[H
         sent.append(("Accept-Encoding", "identity"))
     if "user-agent" not in names:
         sent.append(("User-Agent", AGENT))
-    credential = access.credentials.get(origin)
-    if credential is not None and "authorization" not in names:
-        sent.append(("Authorization", credential.header()))
     sent.append(("Via", f"1.1 {access.via}"))
     return sent
 

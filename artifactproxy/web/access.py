@@ -51,8 +51,9 @@ class AccessRules:
     """Addresses and hosts that this instance trusts and answers for.
 
     `public_url` may hold a path. `trusted_proxies` are addresses or CIDRs. `allowed_hosts` are
-    `name` (any port) or `name:port`; none means any well-formed Host. `open_reading`: everybody may read
-    who gets here. Raises ValueError on text that is not what it should be.
+    `name` (any port) or `name:port`; none means any well-formed Host. `registry` is the repository that
+    is meant by an address under `/v2/` that names none. `open_reading`: everybody may read who gets here.
+    Raises ValueError on text that is not what it should be.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class AccessRules:
         public_url: str | None = None,
         trusted_proxies: Iterable[str] = (),
         allowed_hosts: Iterable[str] = (),
+        registry: str = "",
         *,
         open_reading: bool = True,
     ) -> None:
+        self.registry = registry
         self.open_reading = open_reading
         self.public_url = (public_url or "").rstrip("/")
         self.public_host = ""

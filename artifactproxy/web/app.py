@@ -25,6 +25,7 @@ from artifactproxy.limits import Limits
 from artifactproxy.model import Ask
 from artifactproxy.ports import Clock
 from artifactproxy.providers._base import Page
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.web import login, sockets
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.admin import Pages
@@ -296,7 +297,10 @@ class WebServer:
         line = Line(request.method, request.version < (1, 1), next(self._ids))
         keep = bool(request.keep_alive) and not self._closing
         connection = cast("Connection", request.protocol)
-        return Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+        exchange = Exchange(connection, line, self._observer, stall=self._limits.send_stall, keep=keep)
+        if request.raw_path.startswith("/v2/"):
+            exchange.ask = Ask(ROOT, "")  # whatever is refused of it, is in its clients' words
+        return exchange
 
     def _takes_pushes(self) -> bool:
         return any("PUT" in mount.provider.methods for mount in self._engine.mounts().values())

@@ -26,6 +26,7 @@ from artifactproxy.providers._base import Page
 from artifactproxy.rules.addresses import written
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.answers import json_answer
+from artifactproxy.web.containers import Containers
 from artifactproxy.web.contract import CheckupLike, EngineLike, SiblingsLike, TokenDeskLike
 
 BODY_BYTES = 64 * 1024
@@ -187,6 +188,7 @@ class Control:
     def _ask_of(self, text: str, accept: str) -> Ask:
         """An address as a client writes it: a URL of ours, or the path of one."""
         root, address = written(text, self.access.public_url)
+        address = Containers().behind(address, self._engine.mounts(), self.access.registry)
         headers = {"accept": accept} if accept else {}
         return Ask(
             address.repo,

@@ -11,14 +11,15 @@ from dataclasses import replace
 from aiohttp import web
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, MethodRefused
+from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.limits import Limits
 from artifactproxy.model import Ask, Operation, Right
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.access import may_see
 from artifactproxy.rules.addresses import Address
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.rules.paths import RESERVED
-from artifactproxy.web import login
+from artifactproxy.web import containers, login
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import Connection
@@ -59,12 +60,13 @@ class Front:
         self._gate = gate
         self._pages = pages
         self._internal = internal
+        self._containers = containers.Containers()
         self._is_turned_away = is_turned_away
         self.bodies = Bodies(limits)
 
     async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         """Raises `Fault`, and `TurnedAway`. Whoever calls gives back what the ask's body holds."""
-        entry = self._door.judge(request, exchange.connection)
+        entry, lost = self._at_home(self._door.judge(request, exchange.connection))
         if "upgrade" in entry.headers:
             # Declined; what aiohttp's parser has read behind such a request it may forget.
             exchange.keep = False
@@ -75,6 +77,9 @@ class Front:
             exchange.internal = True
             return await self._internal.answer(entry, exchange.line.method)
         admitted = await self._admit(entry, exchange)
+        if lost is not None:
+            self._gate.judge(admitted, login.unmounted(entry.address), entry)
+            raise lost
         if not entry.address.repo or entry.address.repo in RESERVED:
             await self._take_in(request, entry, exchange)
             exchange.quiet = entry.address.repo in QUIET
@@ -86,10 +91,23 @@ class Front:
         if exchange.line.method in READING and self._is_turned_away(exchange.connection):
             raise TurnedAway
         answer = await self._engine.handle(exchange.ask)
+        answer.headers += containers.namespace(entry.address)
         if exchange.outcome.extra:
             answer.outcome.extra.update(exchange.outcome.extra)
         exchange.outcome = answer.outcome
         return answer
+
+    def _at_home(self, entry: Entry) -> tuple[Entry, NotServed | None]:
+        """With the repository that an address of a registry's API is of, or why there is none: who may
+        hear that is for the gate."""
+        if login.is_token(entry.address):
+            return entry, None
+        rules, mounts = self._gate.access, self._engine.mounts()
+        try:
+            address = self._containers.behind(entry.address, mounts, rules.registry)
+        except NotServed as fault:
+            return entry, fault
+        return (entry if address is entry.address else replace(entry, address=address)), None
 
     async def _admit(self, entry: Entry, exchange: Exchange) -> Admitted:
         """From here on a caller with a token goes by its name; the log keeps the address beside it."""
@@ -124,7 +142,7 @@ class Front:
         """Anything but reading is for repositories whose provider relays it, and for logging in."""
         mount = self._engine.mounts().get(address.repo)
         methods = mount.provider.methods & RELAYING if mount else READING
-        if address.repo == login.SEGMENT and address.path == login.TOKEN:
+        if login.is_token(address):
             methods = login.METHODS
         if method not in methods:
             what = "this repository can only be read" if mount else "this method is not answered here"
@@ -135,24 +153,31 @@ class Front:
         give it away."""
         if not ask.repo:
             return plain_page(fault)
-        if ask.repo == login.SEGMENT:
-            return login.registry_page(fault)
+        if ask.repo == ROOT:
+            return containers.page(fault)
         if may_see(ask.scopes, ask.repo):
             return self._engine.problem(fault, ask)
-        if ask.base.endswith(f"/{login.SEGMENT}/{ask.repo}"):
-            return login.registry_page(fault)
+        if _is_under_root(ask):
+            return containers.page(fault)
         return self._engine.problem(fault, replace(ask, repo=""))
 
 
+def _is_under_root(ask: Ask) -> bool:
+    """By an address that begins with `/v2/`, which says nothing of what is mounted."""
+    return ask.base.endswith(f"/{ROOT}/{ask.repo}") or (
+        ask.base.endswith(f"/{ROOT}") and not ask.base.endswith(f"/{ask.repo}/{ROOT}")
+    )
+
+
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:
-    (repo, path, query, prefix, _), visit = entry.address, entry.visit
+    address, visit = entry.address, entry.visit
     return Ask(
-        repo=repo,
-        path=path,
+        repo=address.repo,
+        path=address.path,
         method=exchange.line.method,
-        query=query,
+        query=address.query,
         headers=entry.headers,
-        base=f"{visit.root}{prefix}/{repo}",
+        base=address.base(visit.root),
         request_id=exchange.line.request_id,
         caller=admitted.caller.name or visit.caller,
         scopes=admitted.scopes,

@@ -11,6 +11,8 @@ from artifactproxy.providers._base import ClientSetup
 from artifactproxy.rules.addresses import Address
 from artifactproxy.web.access import loopback
 
+_FORMATS = {"docker": "oci"}  # what other products call a format of ours
+
 
 def list_clients(mounts: Mapping[str, Mount], root: str) -> str:
     """Every client that a mounted repository has a text for, with the address of that text."""
@@ -40,7 +42,8 @@ def client_text(mounts: Mapping[str, Mount], client: str, root: str, only: Addre
 def judge_format(address: Address, mounts: Mapping[str, Mount]) -> None:
     """Raises `NotServed` for an alias that tells another package format than the repository's."""
     mount = mounts.get(address.repo)
-    if address.format and mount is not None and mount.provider.name != address.format:
+    wanted = _FORMATS.get(address.format, address.format)
+    if wanted and mount is not None and mount.provider.name != wanted:
         raise NotServed(f"the repository {address.repo} has {mount.provider.name} packages, not these")
 
 
@@ -48,11 +51,12 @@ def render(setup: ClientSetup, base: str) -> str:
     """The text for one repository at `base`, with its insecure lines where they are needed."""
     parts = urlsplit(base)
     text = setup.text.rstrip("\n") + "\n"
-    if setup.insecure and parts.scheme == "http" and not loopback(base):
+    if setup.insecure and parts.scheme == "http" and (setup.insecure_at_home or not loopback(base)):
         text += setup.insecure.rstrip("\n") + "\n"
     origin = f"{parts.scheme}://{parts.netloc}"
     # Not str.format: these texts are JSON, TOML and shell, full of braces of their own.
     text = text.replace("{base}", base).replace("{origin}", origin)
+    text = text.replace("{authority}", parts.netloc).replace("{repo}", base.rpartition("/")[2])
     return text.replace("{host}", parts.hostname or "")
 
 

@@ -2,7 +2,7 @@
 
 Everything that strangers write passes one of these: request targets and headers, documents and
 archives from upstream, addresses that upstream names, the configuration; and what the other servers and
-replicas of a cluster say (`cluster.py`). The same targets run
+replicas of a cluster say (`cluster.py`), and what registries say (`oci.py`). The same targets run
 under hypothesis in `make test` and under a coverage-guided fuzzer in `make fuzz`.
 """
 
@@ -36,7 +36,7 @@ from artifactproxy.rules.addresses import address_of
 from artifactproxy.rules.decode import Decoder
 from artifactproxy.upstream import guard
 from artifactproxy.web.access import AccessRules, judge_host
-from tests.fuzz import cluster
+from tests.fuzz import cluster, oci
 from tests.providers.cases import SAMPLES
 from tests.providers.test_providers import ALL_CASES, ALL_SAMPLES, provider, table
 
@@ -221,7 +221,7 @@ def document(name: str, path: str, accept: str, url: str) -> Target:
 
     def target(data: bytes) -> None:
         of = provider(name)
-        route = of.classify(_ask(name, path, accept=accept))
+        route = of.classify(_ask(name, *path.partition("?")[::2], accept))
         assert isinstance(route, Route)
         try:
             promises = list(of.learn(route, data, url))
@@ -276,6 +276,7 @@ TARGETS: dict[str, Target] = {
     "compressed": compressed,
     "module_zip": module_zip,
     **cluster.TARGETS,
+    **oci.TARGETS,
     **{f"classify_{name}": classify(name) for name in PROVIDERS},
     **{f"document_{label}": target for label, target, _ in _documents()},
 }
@@ -306,4 +307,5 @@ _SEEDS = {
     "configuration": [b"remotes:\n  a: {provider: generic, upstream: 'https://x.example/', ttl: 5m}\n"],
     "compressed": [zlib.compress(b"abc" * 100)],
     **cluster.SEEDS,
+    **oci.SEEDS,
 }

@@ -18,6 +18,10 @@ from artifactproxy.stores.s3.sources import GrowingSource, SourceFailed, remove
 from artifactproxy.stores.s3.trouble import Answered, Keyless
 from artifactproxy.stores.s3.upload import Dock, Filing, Upload, UploadLost
 
+EARLY_PARTS = 1
+"""In flight while the body arrives: nobody waits for the upload, but somebody for the body. Measured with
+the bucket on the same two cores, 256 MiB: four made the client wait 1.77 x as long as a folder does, one
+1.18 x. What a fast body leaves behind goes out several at a time once it is whole."""
 T = TypeVar("T")
 Take = Callable[[BlobRef, Path, Filing], Awaitable[None]]
 
@@ -79,7 +83,7 @@ class S3Intake:
             return
 
     async def _feed(self, upload: Upload) -> None:
-        turns = asyncio.Semaphore(self._dock.options.parts)
+        turns = asyncio.Semaphore(EARLY_PARTS)
         number, start = 1, 0
         while self._length is None or start < self._length:
             part = upload.cut.part(number)
