@@ -30,7 +30,7 @@ from artifactproxy.model import (
 )
 from artifactproxy.providers._base import Page, Provider, PublicOrigins, Site
 from artifactproxy.providers.oci import referrers, registries
-from artifactproxy.providers.oci.setup import CLIENTS
+from artifactproxy.providers.oci.setup import DOCKER, clients_of
 from artifactproxy.rules.oci import manifests, media, problems
 from artifactproxy.rules.oci.names import digest_of
 from artifactproxy.rules.oci.operations import (
@@ -60,11 +60,13 @@ _ANY_MANIFEST = ", ".join((*media.MODERN, media.OCI_ARTIFACT, *sorted(media.SCHE
 
 class Oci(Provider):
     name = "oci"
-    clients = CLIENTS
+    clients = clients_of(DOCKER)
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self._bases = tuple(map(registries.api_of, site.upstreams))
+        if site.upstreams:
+            self.clients = clients_of(registries.host_of(site.upstreams[0]))
 
     @classmethod
     def public_upstream(cls, origin_of: PublicOrigins) -> str | None:
