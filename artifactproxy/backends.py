@@ -31,6 +31,7 @@ from artifactproxy.ports import (
     Observer,
 )
 from artifactproxy.ports.checkup import Census, StoreSurvey
+from artifactproxy.ports.hosting import Hosting
 from artifactproxy.ports.tokens import TokenStore
 from artifactproxy.rules.bulletin import CHANGED, keys_of
 from artifactproxy.stores.fs import FsStore
@@ -62,7 +63,7 @@ class Forgetful:
         return []
 
 
-class Index(MetadataIndex, Ledger, Intents, Protocol):
+class Index(MetadataIndex, Ledger, Intents, Hosting, Protocol):
     """One class answers the requests, the janitor and the store."""
 
     @property
@@ -99,6 +100,7 @@ def sqlite(
     limits = config.limits
     return SqliteIndex(
         data / INDEX,
+        locals_=tuple(config.locals),
         owner=owner,
         shared=shared,
         negative_keys=limits.negative_keys,
@@ -131,6 +133,7 @@ async def open_index(
     limits = config.limits
     index = PostgresIndex(
         config.index,
+        locals_=tuple(config.locals),
         negative_keys=limits.negative_keys,
         superseded_keep=limits.superseded_keep,
         ledger_keep=limits.ledger_keep,

@@ -178,4 +178,4 @@ def _unpinned() -> bool:
 
 
 def _providers(config: Config) -> dict[str, Provider]:
-    return {name: wiring.mount(remote).provider for name, remote in config.remotes.items()}
+    return {name: mount.provider for name, mount in wiring.mounts(config).items() if not mount.local}

@@ -30,7 +30,7 @@ Reread = Callable[[], Config]
 """Reads every layer again. Raises `ConfigError` with all that is wrong."""
 
 # Made once at the start, or agreed upon with other processes.
-_FIXED = ("listen", "data", "data_limit", "workers", "index", "coordination", "cluster")
+_FIXED = ("listen", "data", "data_limit", "workers", "index", "coordination", "cluster", "locals")
 _FREE = ("public_url", "trusted_proxies", "allowed_hosts", "read", "oci_default")
 _FREE_LIMITS = frozenset({"drain", "drain_notice"})
 _CHARACTER_BYTES = 4  # at most, in UTF-8
@@ -169,7 +169,7 @@ def _build(config: Config) -> _Built:
     """Raises `ConfigError`."""
     try:
         return _Built(
-            {name: wiring.mount(remote) for name, remote in config.remotes.items()},
+            wiring.mounts(config),
             {name: wiring.way(remote) for name, remote in config.remotes.items()},
             access_rules(config),
         )
@@ -200,7 +200,7 @@ class Running:
         if self._certificate is not None and config.tls is not None:
             self._certificate.follow(config.tls.cert, config.tls.key)
         wiring.swap(self._engine, config, built.mounts, built.ways)
-        self._observations.metrics.repos = frozenset(config.remotes)
+        self._observations.metrics.repos = frozenset([*config.remotes, *config.locals])
         self._observations.log.level = config.log.level
         self._server.admit(built.access)
         self.config = config

@@ -175,6 +175,7 @@ class _Serving:
         self._watch = LoopWatch(observations, blocked=config.limits.loop_blocked)
         self._watch.start()
         self._keys, desk = wiring.tokens(engine, config)
+        self._registry = wiring.registry(engine, config)
         self.server = WebServer(
             engine,
             observations,
@@ -187,6 +188,7 @@ class _Serving:
             reload=self._read_again,
             internal=_internal(config, engine, observations, place),
             keys=self._keys,
+            registry=self._registry,
             tokens=desk,
             clock=engine.parts.clock,
         )
@@ -198,6 +200,7 @@ class _Serving:
 
     def start(self) -> None:
         self.engine.start()
+        self._registry.start()
         self._rounds.start()
 
     async def drain(self, *, loopback: bool) -> None:
@@ -210,6 +213,7 @@ class _Serving:
     async def close(self) -> None:
         await self._rounds.close()
         await self.server.close()
+        await self._registry.close()
         await self._checks.close()
         await self._keys.close()
         self._watch.close()
@@ -267,7 +271,8 @@ def greeting(config: Config, mounts: Mapping[str, Mount], root: str) -> list[str
     lines = [f"artifactproxy listens on {root}", f"data in {config.data.absolute()}", ""]
     for name, mount in mounts.items():
         upstreams = ", ".join(mount.upstreams) or "no upstream"
-        lines.append(f"  {root}/{name}/  ({mount.provider.name} from {upstreams})")
+        whence = "takes pushes" if mount.local else f"from {upstreams}"
+        lines.append(f"  {root}/{name}/  ({mount.provider.name} {whence})")
     lines.append("")
     for name, mount in mounts.items():
         for client in mount.provider.clients:

@@ -327,7 +327,7 @@ class Supervisor:
         if self._greeted or self._stopping or listening < self._config.workers:
             return
         self._greeted = True
-        mounts = {name: wiring.mount(remote) for name, remote in self._config.remotes.items()}
+        mounts = wiring.mounts(self._config)
         root = serving.root_of(self._config, *self._address[:2])
         for line in serving.greeting(self._config, mounts, root):
             self._announce(line)

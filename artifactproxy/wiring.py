@@ -22,6 +22,9 @@ from artifactproxy.config import Config, Remote
 from artifactproxy.datadir import DataFolder, alone, leave, took
 from artifactproxy.engine.engine import Engine, Parts
 from artifactproxy.engine.mounts import Mount
+from artifactproxy.hosted.kit import Kit
+from artifactproxy.hosted.pushed import mount_of
+from artifactproxy.hosted.registry import Registry
 from artifactproxy.observe.logs import JsonLog
 from artifactproxy.observe.metrics import Metrics, Observations
 from artifactproxy.place import Place
@@ -76,7 +79,7 @@ async def running(
             stack.callback(executor.shutdown)
         engine = Engine(
             Parts(
-                mounts={name: mount(remote) for name, remote in config.remotes.items()},
+                mounts=mounts(config),
                 store=kept.store,
                 truth=kept.truth,
                 index=index,
@@ -94,6 +97,7 @@ async def running(
                 bearable=BEARABLE if config.index is not None else BEARABLE - {"index"},
                 bulletin=bulletin,
                 redirect=kept.redirect,
+                hosting=index,
                 tokens=index.tokens,
             )
         )
@@ -178,13 +182,20 @@ def tokens(engine: Engine, config: Config) -> tuple[Keys, Desk]:
 
 
 class _Mounted(Mapping[str, Provider]):
-    """The providers by repository, as they are mounted at the moment of asking."""
+    """The providers by repository, as they are mounted at the moment of asking. Repositories that take
+    pushes are among them and have none: nobody can be asked for their rows again."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def __getitem__(self, repo: str) -> Provider:
-        return self._engine.mounts()[repo].provider
+        mount = self._engine.mounts()[repo]
+        if mount.local:
+            raise KeyError(repo)
+        return mount.provider
+
+    def __contains__(self, repo: object) -> bool:
+        return repo in self._engine.mounts()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._engine.mounts())
@@ -276,7 +287,7 @@ def scrubbing(engine: Engine, data: Path, config: Config) -> tuple[Healer, Scrub
 
 def observe(config: Config) -> Observations:
     """The log and the metrics of one process. Raises OSError if the log cannot be opened."""
-    return Observations(log(config), Metrics(config.remotes))
+    return Observations(log(config), Metrics([*config.remotes, *config.locals]))
 
 
 def log(config: Config) -> JsonLog:
@@ -299,6 +310,20 @@ def mount(remote: Remote) -> Mount:
         upstreams=remote.upstreams,
         cold_ranges=remote.cold_ranges,
     )
+
+
+def mounts(config: Config) -> dict[str, Mount]:
+    """Every repository, by name."""
+    remotes = {name: mount(remote) for name, remote in config.remotes.items()}
+    return remotes | {name: mount_of(local) for name, local in config.locals.items()}
+
+
+def registry(engine: Engine, config: Config) -> Registry:
+    """What answers for the repositories that take pushes."""
+    tools, receiving, shelf = engine.kit()
+    hosting = engine.parts.hosting
+    assert hosting is not None
+    return Registry(Kit(tools, hosting, receiving, shelf), config.locals)
 
 
 def way(remote: Remote) -> RemoteAccess:

@@ -300,10 +300,6 @@ def test_a_problem_names_file_line_key_and_what_is_wrong(refused, text, line):
             ),
         ),
         (
-            "locals: {images: {provider: oci}}",
-            "locals: local repositories are not available in this version; remove this section",
-        ),
-        (
             "virtuals: {python: {members: []}}",
             "virtuals: virtual repositories are not available in this version; remove this section",
         ),

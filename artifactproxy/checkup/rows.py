@@ -12,6 +12,7 @@ from artifactproxy.checkup.invariants import AHEAD, Known, judge_promise, judge_
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, Promise
 from artifactproxy.ports.checkup import BadRow, BlobRow, Held
+from artifactproxy.ports.hosting import HOLD, PART
 from artifactproxy.providers._base import Provider
 
 OVERDUE_SECONDS = 600.0  # a doomed blob goes at the next sweep but one
@@ -286,7 +287,10 @@ def damaged_index(sentences: list[str], *, live: bool) -> Finding:
 
 
 def _names_blob(row: Held) -> bool:
+    """A push names its blob before it is put; what a dead one leaves is swept with its row."""
     ref = row.entry.ref
+    if row.entry.key.variant.startswith(PART) and row.entry.key.variant.endswith(HOLD):
+        return False
     return ref is not None and isinstance(ref.sha256, str) and len(ref.sha256) == 64
 
 

@@ -13,6 +13,7 @@ from artifactproxy.config.problems import Problems
 from artifactproxy.config.resolved import S3, Config, Egress, Listen, Log, Remote, Tls
 from artifactproxy.config.strict import KeyPath
 from artifactproxy.coordination.options import ClusterOptions, RedisOptions
+from artifactproxy.hosted.local import Local
 from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Provider, PublicOrigins, Site
@@ -37,6 +38,7 @@ def build(
     """Raises `ConfigError` with everything that is wrong, also what `problems` already holds."""
     look = _Look(problems, env, providers, origins, closed=file.access.read != "open")
     remotes = {name: look.remote(name, written) for name, written in file.remotes.items()}
+    locals_ = {name: look.local(name, written, remotes) for name, written in file.locals.items()}
     chosen = remotes.get(file.oci_default) if file.oci_default is not None else None
     if file.oci_default is not None and (chosen is None or chosen.provider != "oci"):
         problems.at(("oci_default",), f"{file.oci_default} is not a remote whose provider is oci")
@@ -67,6 +69,7 @@ def build(
         log=Log(_path(file.log.file), file.log.level),
         limits=_taken(Limits, file.limits),
         remotes=remotes,
+        locals=locals_,
         shown=shown,
     )
 
@@ -134,6 +137,13 @@ class _Look:
             allow_private=tuple(ip_network(text) for text in written.allow_private),
             egress=self._egress(written.egress, (*at, "egress")),
         )
+
+    def local(self, name: str, written: schema.Local, remotes: Mapping[str, Remote]) -> Local:
+        at: KeyPath = ("locals", name)
+        self._judge_name(name, at)
+        if name in remotes:
+            self.problems.at(at, "a remote has this name already; choose another")
+        return Local(name, written.immutable_tags)
 
     def tls(self, written: schema.Tls | None) -> Tls | None:
         if written is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from artifactproxy.coordination.options import ClusterOptions, RedisOptions
+from artifactproxy.hosted.local import Local
 from artifactproxy.indexes.postgres.options import PostgresOptions
 from artifactproxy.limits import Limits, Policy, RemoteLimits
 from artifactproxy.providers._base import Site
@@ -111,6 +112,7 @@ class Config:
     log: Log
     limits: Limits
     remotes: Mapping[str, Remote]
+    locals: Mapping[str, Local] = field(default_factory=dict)
     shown: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
     def effective(self) -> dict[str, Any]:

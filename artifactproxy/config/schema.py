@@ -211,6 +211,13 @@ class Remote(Section):
     download: Annotated[None, _later("download over parallel ranges is", "leave it out")] = None
 
 
+class Local(Section):
+    """A repository that takes pushes."""
+
+    provider: Literal["oci"] = "oci"
+    immutable_tags: bool = False
+
+
 class Tls(Section):
     cert: Annotated[str, Field(min_length=1)]
     key: Annotated[str, Field(min_length=1)]
@@ -247,7 +254,7 @@ class Store(Kinded):
     of = _belongs(
         "s3",
         "bucket endpoint region prefix access_key secret_key session_token addressing ca checksums"
-        " sign_payload redirect redirect_from redirect_for local_tier uploads parts part_size part_memory"
+        " sign_payload redirect redirect_from redirect_for local_tier uploads parts part_size part_memory push_memory"
         " connections tries connect read",
     )
     kind: Literal["fs", "s3"] = "fs"
@@ -270,6 +277,7 @@ class Store(Kinded):
     parts: Annotated[int, Field(gt=0)] = 4
     part_size: Annotated[Size, Field(ge=5 * 2**20)] = 8 * 2**20
     part_memory: Annotated[Size, Field(ge=2**20)] = 32 * 2**20
+    push_memory: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
     connections: Annotated[int, Field(gt=1)] = 64
     tries: Annotated[int, Field(gt=0)] = 5
     connect: Annotated[Duration, Field(gt=0)] = 3.0
@@ -364,5 +372,5 @@ class File(Section):
     log: Log = Log()
     limits: LimitsSection = Field(default_factory=LimitsSection)
     remotes: dict[str, Remote] = {}
-    locals: Annotated[dict[str, None], _later("local repositories are", "remove this section")] = {}
+    locals: dict[str, Local] = {}
     virtuals: Annotated[dict[str, None], _later("virtual repositories are", "remove this section")] = {}

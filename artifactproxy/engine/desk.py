@@ -108,6 +108,10 @@ class Desk:
         """Forget a path, a package (a name or a package URL), or with neither all of a repository:
         rows, and what they taught. Blobs that nobody else names follow after the grace."""
         mount, ledger = self._mount(repo), self._tools.ledger
+        if mount.local:
+            raise BadRequest(
+                f"{repo} takes pushes: what is in it exists nowhere else; delete it there by name"
+            )
         path = _canonical(mount, path) if path else ""
         purl = _purl(mount, package) if package else ""
         entries = await ledger.entries(repo, path=path, purl=purl)

@@ -22,7 +22,9 @@ from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.offer import Offer
 from artifactproxy.engine.overlay import Overlay
 from artifactproxy.engine.pipeline import Pipeline
+from artifactproxy.engine.receiving import Receiving
 from artifactproxy.engine.recheck import Recheck
+from artifactproxy.engine.shelf import Shelf
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.temps import TempSpace
@@ -45,6 +47,7 @@ from artifactproxy.ports import (
     Outcome,
     Upstream,
 )
+from artifactproxy.ports.hosting import Hosting
 from artifactproxy.ports.tokens import TokenStore
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.digests import Hasher, algorithms
@@ -77,6 +80,7 @@ class Parts:
     truth: BlobStore | None = None
     """The store past all copies of it; None: it keeps none."""
     tokens: TokenStore | None = None
+    hosting: Hosting | None = None
     """Not for the engine: what decides who may ask it lies in the same index."""
 
     def adapters(self) -> dict[str, Adapter]:
@@ -211,6 +215,15 @@ class Engine:
         self._parts = replace(self._parts, mounts=mounts)
         self._documents.forget()
         self._open(mounts)
+
+    def kit(self) -> tuple[Tools, Receiving, Shelf]:
+        """For capabilities that store and serve what no upstream has: the ports with what stands in front
+        of them, the way in, the way out."""
+        hosting = self._parts.hosting
+        if hosting is None:
+            raise RuntimeError("this engine was built without an index that takes pushes")
+        receiving = Receiving(self._tools, hosting, self._parts.executor)
+        return self._tools, receiving, Shelf(self._tools, self._documents, self._usage)
 
     @property
     def parts(self) -> Parts:

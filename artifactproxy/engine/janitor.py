@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from artifactproxy import failpoints
 from artifactproxy.engine.clockwatch import ClockWatch
@@ -25,8 +26,11 @@ from artifactproxy.ports import BlobStore, Clock, Ledger, Observer
 from artifactproxy.rules.eviction import budget, choose
 
 BATCH = 500
+SEIZED = 20  # blobs at a time: whoever pushes one of them waits for the others
 TURN = 0.9  # of the time between two sweeps: loops that begin together must not miss each other's turn
 ORPHAN_AGE_SECONDS = 3600.0  # a blob without a row this old belongs to nobody's running fill
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +176,24 @@ class Janitor:
             condemned = await self._ledger.condemned(before, BATCH)
             if not condemned:
                 break
-            for ref in condemned:
-                # One that was put again since we asked is younger than that, and stays.
-                since = max(0.0, self._clock() - asked)
-                await self._store.delete(ref.sha256, older_than=grace + since)
-                failpoints.hit("evict.deleted")
-                freed += ref.size
-            count += len(condemned)
-            await self._ledger.bury([ref.sha256 for ref in condemned])
-            await self._forget_hollow(condemned)
+            for few in batched(condemned, SEIZED):
+                seized = await self._seize(few)
+                for ref in seized:
+                    # One that was put again since we asked is younger than that, and stays.
+                    since = max(0.0, self._clock() - asked)
+                    await self._store.delete(ref.sha256, older_than=grace + since)
+                    failpoints.hit("evict.deleted")
+                    freed += ref.size
+                count += len(seized)
+                await self._ledger.bury([ref.sha256 for ref in seized], seized=True)
+                await self._forget_hollow(seized)
         return count, freed
+
+    async def _seize(self, refs: Sequence[BlobRef]) -> list[BlobRef]:
+        """Those that nobody has named since. A push of one of them waits until it is buried: what is put
+        between the look at a blob's age and its deletion would be lost, and a push exists nowhere else."""
+        seized = set(await self._ledger.seize([ref.sha256 for ref in refs], self._clock()))
+        return [ref for ref in refs if ref.sha256 in seized]
 
     async def _forget_hollow(self, deleted: list[BlobRef]) -> None:
         """A row that was only refreshed while its blob was being deleted put no bytes back."""
@@ -240,8 +252,15 @@ class Janitor:
     async def _drop(self, lost: list[BlobRef]) -> None:
         """Delete orphans, and what the index may still count for them."""
         doomed = set(await self._ledger.doom([ref.sha256 for ref in lost], self._clock()))
-        for ref in lost:
-            if ref.sha256 in doomed:
+        for few in batched([ref for ref in lost if ref.sha256 in doomed], SEIZED):
+            seized = await self._seize(few)
+            for ref in seized:
                 await self._store.delete(ref.sha256, older_than=ORPHAN_AGE_SECONDS)
-        await self._ledger.bury(list(doomed))
-        await self._forget_hollow([ref for ref in lost if ref.sha256 in doomed])
+            await self._ledger.bury([ref.sha256 for ref in seized], seized=True)
+            await self._forget_hollow(seized)
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    supply = iter(items)
+    while few := list(islice(supply, size)):
+        yield few

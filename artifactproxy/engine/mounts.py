@@ -11,7 +11,8 @@ from artifactproxy.providers._base import Provider
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """`upstreams` are the resolved base URLs, in order of preference."""
+    """`upstreams` are the resolved base URLs, in order of preference. `local`: it takes pushes, and has
+    none."""
 
     name: str
     provider: Provider
@@ -19,3 +20,4 @@ class Mount:
     limits: RemoteLimits = field(default_factory=RemoteLimits)
     upstreams: tuple[str, ...] = ()
     cold_ranges: Literal["relay", "wait"] = "relay"
+    local: bool = False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Found, Kind, Promise
 
+CHUNK = 500  # rows a bulk write puts into one item, so that others get their turn in between
+
+_T = TypeVar("_T")
 _ENTRY_WIDTH = 22
 _KINDS = {kind.value: kind for kind in Kind}
 
@@ -88,3 +92,9 @@ def package_bounds(purl: str) -> tuple[str, ...]:
     """A package URL and the bounds of its versions: a version follows "@", qualifiers "?" and a
     subpath "#"; "?" and "@" are neighbours."""
     return purl, purl + "?", purl + "A", purl + "#", purl + "$"
+
+
+def chunks(values: Iterable[_T]) -> Iterable[list[_T]]:
+    supply = iter(values)
+    while chunk := list(islice(supply, CHUNK)):
+        yield chunk

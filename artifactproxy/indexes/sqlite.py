@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +24,10 @@ from artifactproxy.errors import Fault, IndexUnavailable
 from artifactproxy.indexes import statements as sql
 from artifactproxy.indexes import writes
 from artifactproxy.indexes.faults import UNFIT, index_fault, is_damage
+from artifactproxy.indexes.hosting import SqliteHosting
 from artifactproxy.indexes.migrate import migrate, steps
 from artifactproxy.indexes.overview import check_pages, totals
-from artifactproxy.indexes.rows import after, entry_of, found_of, key_row, package_bounds
+from artifactproxy.indexes.rows import CHUNK, after, chunks, entry_of, found_of, key_row, package_bounds
 from artifactproxy.indexes.tokens import SqliteTokens
 from artifactproxy.indexes.writer import Work, Writer
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
@@ -36,11 +36,10 @@ from artifactproxy.ports import Clock, Intent, Totals, Use
 _T = TypeVar("_T")
 ADVICE = ": stop the program and run `artifactproxy fsck --repair`"
 _DAY = 86400.0
-_CHUNK = 500  # rows a bulk write puts into one item, so that others get their turn in between
 _PRAGMAS = "PRAGMA foreign_keys=ON", "PRAGMA mmap_size=268435456", "PRAGMA journal_size_limit=67108864"
 
 
-class SqliteIndex:
+class SqliteIndex(SqliteHosting):
     """Seconds and counts; `locals_` names the repositories whose blobs are never evictable.
 
     `owner` is the one process that marks the index unclean while it runs; others only look.
@@ -170,13 +169,13 @@ class SqliteIndex:
 
     async def learn(self, promises: Iterable[Promise]) -> list[Promise]:
         refused: list[Promise] = []
-        for chunk in _chunks(promises):
+        for chunk in chunks(promises):
             drop = partial(self._drop, [promise.key for promise in chunk])
             refused += await self._writer.run(partial(writes.write_promises, promises=chunk), drop)
         return refused
 
     async def touch(self, keys: Iterable[ArtifactKey], at: float) -> None:
-        for chunk in _chunks(keys):
+        for chunk in chunks(keys):
             work = partial(writes.touch_entries, keys=chunk, at=at)
             await self._writer.run(work, partial(self._drop, chunk))
 
@@ -203,7 +202,7 @@ class SqliteIndex:
 
     async def forget(self, keys: Sequence[ArtifactKey], *, promises: bool = False) -> list[BlobRef]:
         refs: dict[BlobRef, None] = {}
-        for chunk in _chunks(keys):
+        for chunk in chunks(keys):
             work = partial(writes.forget_entries, keys=chunk, promises=promises)
             # What an index taught is known to the database only.
             drop = self._recent.clear if promises else partial(self._drop, chunk)
@@ -237,16 +236,19 @@ class SqliteIndex:
 
     async def doom(self, sha256s: Sequence[str], at: float) -> list[str]:
         doomed: list[str] = []
-        for chunk in _chunks(sha256s):
+        for chunk in chunks(sha256s):
             doomed += await self._writer.run(partial(writes.doom_blobs, sha256s=chunk, at=at))
         return doomed
 
     async def condemned(self, before: float, limit: int) -> list[BlobRef]:
         return [BlobRef(*row) for row in await self._long_read(sql.CONDEMNED, (before, limit))]
 
-    async def bury(self, sha256s: Sequence[str]) -> None:
-        for chunk in _chunks(sha256s):
-            await self._writer.run(partial(writes.bury_blobs, sha256s=chunk))
+    async def seize(self, sha256s: Sequence[str], at: float) -> list[str]:
+        return await self._writer.run(partial(writes.seize_blobs, sha256s=sha256s, at=at))
+
+    async def bury(self, sha256s: Sequence[str], *, seized: bool = False) -> None:
+        for chunk in chunks(sha256s):
+            await self._writer.run(partial(writes.bury_blobs, sha256s=chunk, seized=seized))
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]:
         """Neither named by a row nor already on its way out."""
@@ -265,11 +267,11 @@ class SqliteIndex:
     async def expire(self, now: float) -> int:
         dropped = 0
         for work in (
-            partial(writes.redate_uses, now=now, ahead=_DAY, limit=_CHUNK),
-            partial(writes.expire_absences, now=now, limit=_CHUNK),
-            partial(writes.bound_absences, most=self._negative_keys, limit=_CHUNK),
-            partial(writes.expire_bodies, before=now - self._superseded_keep, now=now, limit=_CHUNK),
-            partial(writes.expire_uses, before=now - self._ledger_keep, limit=_CHUNK),
+            partial(writes.redate_uses, now=now, ahead=_DAY, limit=CHUNK),
+            partial(writes.expire_absences, now=now, limit=CHUNK),
+            partial(writes.bound_absences, most=self._negative_keys, limit=CHUNK),
+            partial(writes.expire_bodies, before=now - self._superseded_keep, now=now, limit=CHUNK),
+            partial(writes.expire_uses, before=now - self._ledger_keep, limit=CHUNK),
         ):
             while count := await self._writer.run(work):
                 dropped += count
@@ -286,7 +288,7 @@ class SqliteIndex:
         await self._writer.run(partial(writes.write_intent, intent=intent))
 
     async def fulfil(self, ids: Sequence[str]) -> None:
-        for chunk in _chunks(ids):
+        for chunk in chunks(ids):
             await self._writer.run(partial(writes.drop_intents, ids=chunk))
 
     async def intents(self, before: float, limit: int) -> list[Intent]:
@@ -378,12 +380,6 @@ class SqliteIndex:
         if version != self._seen_version:
             self._seen_version = version
             self._recent.clear()
-
-
-def _chunks(values: Iterable[_T]) -> Iterable[list[_T]]:
-    supply = iter(values)
-    while chunk := list(islice(supply, _CHUNK)):
-        yield chunk
 
 
 def _look(db: sqlite3.Connection) -> None:

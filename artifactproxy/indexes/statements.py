@@ -112,9 +112,11 @@ UNLEARN_REPO = "DELETE FROM promises WHERE repo = ?1"
 ENTRIES_NAMING = (
     f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, e.repo, e.path, e.variant FROM entries e WHERE e.sha256 = ?1"
 )
-KEYS_OF_BLOB = "SELECT repo, path, variant FROM entries WHERE sha256 = ?1"
-FORGET_BLOB = "DELETE FROM entries WHERE sha256 = ?1"
-FORGET_OLD_BLOB = "DELETE FROM superseded WHERE sha256 = ?1"
+# What was pushed is nowhere else: its rows stay, whatever becomes of its bytes.
+UNPUSHED = "repo NOT IN (SELECT repo FROM locals)"
+KEYS_OF_BLOB = f"SELECT repo, path, variant FROM entries WHERE sha256 = ?1 AND {UNPUSHED}"
+FORGET_BLOB = f"DELETE FROM entries WHERE sha256 = ?1 AND {UNPUSHED}"
+FORGET_OLD_BLOB = f"DELETE FROM superseded WHERE sha256 = ?1 AND {UNPUSHED}"
 DOOM = (
     "INSERT INTO blobs (sha256, size, added_at, doomed_at)"
     " SELECT b.sha256, 0, ?2, ?2 FROM (SELECT ?1 AS sha256) b WHERE NOT " + _NAMED + " ON CONFLICT (sha256)"
@@ -125,7 +127,15 @@ CONDEMNED = (
     + _NAMED
     + " ORDER BY b.doomed_at LIMIT ?2"
 )
-BURY = "DELETE FROM blobs AS b WHERE b.sha256 = ?1 AND b.doomed_at IS NOT NULL AND NOT " + _NAMED
+_BURY = "DELETE FROM blobs AS b WHERE b.sha256 = ?1 AND b.doomed_at IS NOT NULL AND NOT " + _NAMED
+BURY = f"{_BURY} AND b.seized_at IS NULL"
+BURY_SEIZED = _BURY
+SEIZE = (
+    "UPDATE blobs AS b SET seized_at = ?2 WHERE b.sha256 = ?1 AND b.doomed_at IS NOT NULL AND NOT "
+    + _NAMED
+    + " RETURNING sha256"
+)
+RELEASE = "UPDATE blobs SET seized_at = NULL WHERE sha256 = ?1 AND seized_at IS NOT NULL"
 KNOWN = (
     "SELECT 1 FROM (SELECT ?1 AS sha256) b WHERE " + _NAMED + " OR EXISTS"
     " (SELECT 1 FROM blobs d WHERE d.sha256 = b.sha256 AND d.doomed_at IS NOT NULL)"
@@ -194,6 +204,7 @@ SALVAGED_COLUMNS = {
     "superseded": ("repo", "path", "variant", "sha256", "fetched_at", "replaced_at"),
     "uses": ("hour", "caller", "repo", "purl", "sha256", "requests", "bytes"),
     "locals": ("repo",),
+    "uploads": ("id", "repo", "name", "caller", "size", "parts", "started", "touched"),
     "tokens": ("id", "name", "fingerprint", "scopes", "created", "expires", "revoked", "used"),
     "seals": ("name", "value"),
     "counters": ("name", "value"),
@@ -240,6 +251,43 @@ INTEND = (
 FULFIL = "DELETE FROM intents WHERE id = ?1"
 INTENTS = (
     "SELECT id, sha256, upload, owner, started FROM intents WHERE started < ?1 ORDER BY started LIMIT ?2"
+)
+
+# --- repositories that take pushes ----------------------------------------------------------
+
+ENTRY_OF_KEY = f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')} FROM entries e WHERE {_KEY}"
+VARIANTS = (
+    f"SELECT {_columns(ENTRY_COLUMNS[3:], 'e')}, e.repo, e.path, e.variant FROM entries e"
+    " WHERE e.repo = ?1 AND e.path = ?2 AND e.variant > ?3 AND e.variant < ?4 AND e.sha256 IS NOT NULL"
+    " ORDER BY e.variant LIMIT ?5"
+)
+PATHS = (
+    "SELECT DISTINCT path FROM entries WHERE repo = ?1 AND path > ?2 AND variant >= ?3 AND variant < ?4"
+    " ORDER BY path LIMIT ?5"
+)
+ALIKE = (
+    "SELECT repo, path, variant, sha256 FROM entries WHERE repo = ?1 AND path = ?2 AND variant >= ?3"
+    " AND variant < ?4 AND sha256 = ?5"
+)
+UPLOAD_COLUMNS = ("id", "repo", "name", "caller", "size", "parts", "started", "touched")
+OPEN_UPLOAD = (
+    f"INSERT INTO uploads ({', '.join(UPLOAD_COLUMNS)}) SELECT {_marks(UPLOAD_COLUMNS)}"
+    " WHERE (SELECT count(*) FROM uploads WHERE caller = ?4) < ?9"
+)
+UPLOAD = f"SELECT {', '.join(UPLOAD_COLUMNS)} FROM uploads WHERE id = ?1"
+ADVANCE_UPLOAD = (
+    "UPDATE uploads SET size = size + ?3, parts = parts + 1, touched = ?4 WHERE id = ?1 AND size = ?2"
+    f" RETURNING {', '.join(UPLOAD_COLUMNS)}"
+)
+CLOSE_UPLOAD = "DELETE FROM uploads WHERE id = ?1 AND size = ?2 AND parts = ?3"
+IDLE_UPLOADS = (
+    f"SELECT {', '.join(UPLOAD_COLUMNS)} FROM uploads WHERE touched < ?1 ORDER BY touched, id LIMIT ?2"
+)
+IS_SEIZED = "SELECT 1 FROM blobs WHERE sha256 = ?1 AND seized_at IS NOT NULL"
+STRAYS = (
+    "SELECT repo, path, variant FROM entries e WHERE e.variant >= 'part:' AND e.variant < 'part;'"
+    " AND e.fetched_at < ?1 AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.id = substr(e.variant, 6, 32))"
+    " ORDER BY e.fetched_at LIMIT ?2"
 )
 
 # --- tokens ---------------------------------------------------------------------------------

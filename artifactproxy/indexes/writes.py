@@ -112,8 +112,15 @@ def doom_blobs(db: sqlite3.Connection, sha256s: Sequence[str], at: float) -> lis
     return [sha256 for sha256 in sha256s if db.execute(sql.DOOM, (sha256, at)).fetchone()]
 
 
-def bury_blobs(db: sqlite3.Connection, sha256s: Sequence[str]) -> None:
-    db.executemany(sql.BURY, [(sha256,) for sha256 in sha256s])
+def seize_blobs(db: sqlite3.Connection, sha256s: Sequence[str], at: float) -> list[str]:
+    return [sha256 for sha256 in sha256s if db.execute(sql.SEIZE, (sha256, at)).fetchone()]
+
+
+def bury_blobs(db: sqlite3.Connection, sha256s: Sequence[str], *, seized: bool = False) -> None:
+    rows = [(sha256,) for sha256 in sha256s]
+    db.executemany(sql.BURY_SEIZED if seized else sql.BURY, rows)
+    if seized:
+        db.executemany(sql.RELEASE, rows)
 
 
 def expire_absences(db: sqlite3.Connection, now: float, limit: int) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from artifactproxy.errors import Fault
 from artifactproxy.model import (
     ArtifactKey,
     BlobRef,
@@ -24,6 +23,9 @@ from artifactproxy.model import (
     Span,
     UpstreamHead,
 )
+from artifactproxy.ports.arriving import Growing as Growing
+from artifactproxy.ports.arriving import Intake as Intake
+from artifactproxy.ports.arriving import Reception as Reception
 from artifactproxy.ports.observation import Observer as Observer
 from artifactproxy.ports.observation import Outcome as Outcome
 
@@ -51,39 +53,6 @@ class LocalFile:
     size: int
 
 
-class Growing(Protocol):
-    """A body that is still being written to a local file, as its uploader sees it. `written` bytes may
-    be read, verified or not; `length` is None where upstream announced none."""
-
-    @property
-    def length(self) -> int | None: ...
-
-    @property
-    def written(self) -> int: ...
-
-    @property
-    def fault(self) -> Fault | None:
-        """Why no more will come; what came may be wrong."""
-
-    def peek(self, start: int, stop: int) -> bytes:
-        """What is written of that span; raises OSError."""
-
-    async def changed(self) -> None:
-        """Return when more is written, the whole is verified, or it failed."""
-
-
-class Intake(Protocol):
-    """A put that began before its body was whole. Nothing is visible until `finish` returned, and one
-    of the two is always called; `abandon` also after a `finish` that raised `StoreAway` for good."""
-
-    async def finish(self, ref: BlobRef, path: Path) -> None:
-        """The body is verified: from here on like `BlobStore.put` of the file at `path`. After `StoreAway`
-        it may be called again."""
-
-    async def abandon(self) -> None:
-        """Forget it; what was sent already goes. Never raises."""
-
-
 class BlobStore(Adapter, Protocol):
     """Bytes by content.
 
@@ -108,7 +77,9 @@ class BlobStore(Adapter, Protocol):
     None; an address is of a blob that is there now, for GET only, and ends by itself. B16 a store that is
     away (its network, its service, its credentials) raises `StoreAway`, also where it cannot tell; a put
     that ends so leaves the file at `path` to its owner, who tries again from it. B17 tidy finishes what
-    dead or failed puts left; called seldom, by one process.
+    dead or failed puts left; called seldom, by one process. B18 receive is optional help and may be None;
+    a `Reception` keeps B1 to B3, B11 and B12, writes nothing to a disk of this machine, and all of them
+    together hold no more than the store's bound: it is the source that waits.
     """
 
     async def put(self, ref: BlobRef, path: Path) -> None:
@@ -119,6 +90,9 @@ class BlobStore(Adapter, Protocol):
 
     async def begin(self, sha256: str, body: Growing) -> Intake | None:
         """Take in a body that is promised to hash to `sha256` while it arrives."""
+
+    async def receive(self, sha256: str, length: int | None) -> Reception | None:
+        """Take in a body that must hash to `sha256`, without a file; `length` None: not announced."""
 
     async def open(self, ref: BlobRef, span: Span) -> AsyncIterator[bytes]: ...
 
@@ -244,7 +218,10 @@ class Ledger(Protocol):
     of first sight, since what an index said of it still stands. L8 named lists the blobs that rows
     or superseded bodies name, in order of their sha256; naming the rows that name one. L9 expire
     dates a use that lies more than a day ahead (the clock was set back since) to now. L10 of all who ask
-    for a `turn` of one name, in any process, at most one is told True within `every` seconds.
+    for a `turn` of one name, in any process, at most one is told True within `every` seconds. L11 seize
+    marks doomed blobs that are still unnamed as being deleted, and returns them: until `bury` with
+    `seized` nobody is allowed to hold them (`hosting.Hosting`), and a plain bury leaves them. L12 rows
+    and superseded bodies of local repositories stay when a blob is forgotten.
     """
 
     async def coldest(self, limit: int, before: float) -> list[tuple[BlobRef, float]]:
@@ -273,7 +250,9 @@ class Ledger(Protocol):
 
     async def condemned(self, before: float, limit: int) -> list[BlobRef]: ...
 
-    async def bury(self, sha256s: Sequence[str]) -> None: ...
+    async def seize(self, sha256s: Sequence[str], at: float) -> list[str]: ...
+
+    async def bury(self, sha256s: Sequence[str], *, seized: bool = False) -> None: ...
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]: ...
 

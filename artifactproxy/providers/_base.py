@@ -76,6 +76,11 @@ class Provider:
         del origin_of
         return None
 
+    def operation(self, ask: Ask) -> Operation:
+        """What this request would do, for the judgement whether its caller may; asked before `classify`,
+        for any of `methods`, and never raises. What is relayed (a search, an audit) is read."""
+        return Operation(Right.READ, ask.repo)
+
     @classmethod
     def default_mounts(cls, origin_of: PublicOrigins) -> dict[str, str]:
         """Repository names and their upstreams, which are mounted where no remote is configured: by
@@ -87,11 +92,6 @@ class Provider:
     def reached_at(cls, upstream: str) -> str:
         """Where an upstream really answers, whose configured address is only how people call it."""
         return upstream
-
-    def operation(self, ask: Ask) -> Operation:
-        """What this request would do, for the judgement whether its caller may; asked before `classify`,
-        for any of `methods`, and never raises. What is relayed (a search, an audit) is read."""
-        return Operation(Right.READ, ask.repo)
 
     def classify(self, ask: Ask) -> Route | Reply:
         """Raises `BadPath`, `NotServed`, `MethodRefused` or `Blocked`, nothing else."""

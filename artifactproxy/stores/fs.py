@@ -109,6 +109,9 @@ class FsStore:
     async def begin(self, sha256: str, body: Growing) -> None:
         """A file that is renamed at the end needs nothing before."""
 
+    async def receive(self, sha256: str, length: int | None) -> None:
+        """A file that is renamed is no second copy."""
+
     async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
         """Remove a blob that was last put at least `older_than` seconds ago, else leave it.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from artifactproxy.errors import BlobMissing, Fault, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
-from artifactproxy.ports import BlobStore, Clock, Growing, Intake, LocalFile, Observer
+from artifactproxy.ports import BlobStore, Clock, Growing, Intake, LocalFile, Observer, Reception
 from artifactproxy.stores.arrivals import Arrivals, Fetch, Spoilt
 from artifactproxy.stores.copies import Copies, TierLimits
 from artifactproxy.stores.fs import FsStore
@@ -88,6 +88,10 @@ class Tier:
     async def begin(self, sha256: str, body: Growing) -> Intake | None:
         intake = await self.remote.begin(sha256, body)
         return None if intake is None else _Intake(intake, self._copies)
+
+    async def receive(self, sha256: str, length: int | None) -> Reception | None:
+        """Without a copy here: nothing of it is written to this disk."""
+        return await self.remote.receive(sha256, length)
 
     async def delete(self, sha256: str, *, older_than: float = 0.0) -> None:
         """The copy goes in any case: where the blob stays, a read brings it back."""

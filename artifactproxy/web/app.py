@@ -46,6 +46,7 @@ from artifactproxy.web.front import Front, TurnedAway
 from artifactproxy.web.gate import Gate
 from artifactproxy.web.head import SERVER
 from artifactproxy.web.internal import Internal
+from artifactproxy.web.pushes import RegistryLike
 from artifactproxy.web.respond import Exchange, Line, VersionRefused
 
 MOMENT = 0.1
@@ -82,6 +83,7 @@ class WebServer:
         reload: Reload | None = None,
         internal: Internal | None = None,
         keys: KeysLike | None = None,
+        registry: RegistryLike | None = None,
         tokens: TokenDeskLike | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -92,6 +94,7 @@ class WebServer:
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._gate = Gate(access, keys)
+        self._registry = registry
         self._closing = False
         self._clients: set[Connection] = set()  # who was there when we began to close
         prefix = secrets.token_hex(4)
@@ -115,6 +118,7 @@ class WebServer:
         self._front = Front(
             *(engine, limits, self._door, self._gate, self._pages),
             internal=internal,
+            registry=registry,
             is_turned_away=lambda connection: self._closing and connection not in self._clients,
         )
         self._control = Control(
@@ -303,6 +307,8 @@ class WebServer:
         return exchange
 
     def _takes_pushes(self) -> bool:
+        if self._registry is not None and self._registry.locals:
+            return True
         return any("PUT" in mount.provider.methods for mount in self._engine.mounts().values())
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:

@@ -6,6 +6,7 @@ import math
 
 from artifactproxy.engine.answer import Answer, Bytes
 from artifactproxy.errors import BadRange, Fault, MethodRefused, Unauthorized, UpstreamAbsent, UpstreamFault
+from artifactproxy.hosted.refusals import Refused
 from artifactproxy.model import Header
 from artifactproxy.ports import Outcome
 from artifactproxy.providers._base import Page
@@ -25,6 +26,8 @@ def error_answer(fault: Fault, page: Page, outcome: Outcome) -> Answer:
         headers.append(("Content-Range", f"bytes */{fault.size}"))
     if isinstance(fault, MethodRefused):
         headers.append(("Allow", fault.allow))
+    if isinstance(fault, Refused):
+        headers.extend(fault.headers)
     if isinstance(fault, Unauthorized):
         headers.append(("WWW-Authenticate", safe_header(fault.challenge)))
     outcome.result = "absent" if isinstance(fault, UpstreamAbsent) else "error"

@@ -23,11 +23,13 @@ from artifactproxy.web import containers, login
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import Connection
+from artifactproxy.web.containers import Containers, namespace
 from artifactproxy.web.contract import EngineLike
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import plain_page
 from artifactproxy.web.gate import UNKNOWN, Admitted, Gate
 from artifactproxy.web.internal import FIRST_SEGMENT, Internal
+from artifactproxy.web.pushes import PushBody, RegistryLike
 from artifactproxy.web.respond import Exchange
 from artifactproxy.web.setup import judge_format
 
@@ -52,16 +54,18 @@ class Front:
         pages: Pages,
         *,
         internal: Internal | None,
+        registry: RegistryLike | None = None,
         is_turned_away: Callable[[Connection], bool],
     ) -> None:
         self._engine = engine
-        self._lingering = limits.lingering
+        self._limits = limits
+        self._registry = registry
         self._door = door
         self._gate = gate
         self._pages = pages
         self._internal = internal
-        self._containers = containers.Containers()
         self._is_turned_away = is_turned_away
+        self._containers = Containers()
         self.bodies = Bodies(limits)
 
     async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
@@ -81,9 +85,9 @@ class Front:
             self._gate.judge(admitted, login.unmounted(entry.address), entry)
             raise lost
         if not entry.address.repo or entry.address.repo in RESERVED:
-            await self._take_in(request, entry, exchange)
-            exchange.quiet = entry.address.repo in QUIET
-            return await self._pages.answer(entry, admitted, exchange.ask.body)
+            return await self._own(request, entry, admitted, exchange)
+        if self._registry is not None and entry.address.repo in self._registry.locals:
+            return await self._push(self._registry, request, entry, admitted, exchange)
         self._gate.judge(admitted, self._operation(exchange.ask), entry)
         if entry.address.format:
             judge_format(entry.address, self._engine.mounts())
@@ -91,22 +95,56 @@ class Front:
         if exchange.line.method in READING and self._is_turned_away(exchange.connection):
             raise TurnedAway
         answer = await self._engine.handle(exchange.ask)
-        answer.headers += containers.namespace(entry.address)
         if exchange.outcome.extra:
             answer.outcome.extra.update(exchange.outcome.extra)
+        answer.headers += namespace(entry.address)
+        exchange.outcome = answer.outcome
+        return answer
+
+    async def _own(
+        self, request: web.BaseRequest, entry: Entry, admitted: Admitted, exchange: Exchange
+    ) -> Answer:
+        """What belongs to no repository."""
+        if self._registry is not None and _is_catalog(entry.address) and exchange.line.method in READING:
+            self._gate.judge(admitted, Operation(Right.READ), entry)
+            return await self._registry.catalog(exchange.ask)
+        await self._take_in(request, entry, exchange)
+        exchange.quiet = entry.address.repo in QUIET
+        return await self._pages.answer(entry, admitted, exchange.ask.body)
+
+    async def _push(
+        self,
+        registry: RegistryLike,
+        request: web.BaseRequest,
+        entry: Entry,
+        admitted: Admitted,
+        exchange: Exchange,
+    ) -> Answer:
+        """A repository that takes pushes reads the body itself, as far as it wants it."""
+        ask = exchange.ask
+        if not ask.path:  # what clients ask first, where this repository is all that they know
+            return await self._pages.answer(replace(entry, address=Address(ROOT, "", "")), admitted)
+        self._gate.judge(admitted, registry.operation(ask), entry)
+        if ask.method in READING and self._is_turned_away(exchange.connection):
+            raise TurnedAway
+        body = PushBody(request, entry.headers, self._limits, exchange.go_on)
+        answer = await registry.handle(ask, body)
+        if request.can_read_body:
+            exchange.keep = False
+        answer.outcome.extra.update(exchange.outcome.extra)
         exchange.outcome = answer.outcome
         return answer
 
     def _at_home(self, entry: Entry) -> tuple[Entry, NotServed | None]:
         """With the repository that an address of a registry's API is of, or why there is none: who may
         hear that is for the gate."""
-        if login.is_token(entry.address):
+        if entry.address.repo == ROOT and entry.address.path in login.PATHS:
             return entry, None
-        rules, mounts = self._gate.access, self._engine.mounts()
+        rules, mounts = self._door.access, self._engine.mounts()
         try:
             address = self._containers.behind(entry.address, mounts, rules.registry)
-        except NotServed as fault:
-            return entry, fault
+        except NotServed as absent:
+            return entry, absent
         return (entry if address is entry.address else replace(entry, address=address)), None
 
     async def _admit(self, entry: Entry, exchange: Exchange) -> Admitted:
@@ -135,7 +173,7 @@ class Front:
             self._judge_method(method, entry.address)
             body = await self.bodies.take(request, entry.headers, exchange.go_on)
             exchange.ask = replace(exchange.ask, body=body)
-        elif request.can_read_body and not await drained(request, entry.headers, self._lingering):
+        elif request.can_read_body and not await drained(request, entry.headers, self._limits.lingering):
             exchange.keep = False
 
     def _judge_method(self, method: str, address: Address) -> None:
@@ -167,6 +205,10 @@ def _is_under_root(ask: Ask) -> bool:
     return ask.base.endswith(f"/{ROOT}/{ask.repo}") or (
         ask.base.endswith(f"/{ROOT}") and not ask.base.endswith(f"/{ask.repo}/{ROOT}")
     )
+
+
+def _is_catalog(address: Address) -> bool:
+    return (address.repo, address.path) == (ROOT, login.CATALOG)
 
 
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:

@@ -113,7 +113,7 @@ class Gate:
 def _is_registry(entry: Entry) -> bool:
     """By the form of the address alone, which gives nothing away."""
     address = entry.address
-    return address.repo == ROOT or f"{address.api}/".startswith(f"/{ROOT}/")
+    return address.repo == ROOT or bool(address.api) or address.path.startswith(f"{ROOT}/")
 
 
 def _does(right: Right) -> str:

@@ -28,6 +28,9 @@ from artifactproxy.web.door import Entry
 from artifactproxy.web.gate import BASIC, NOTHING, Admitted, Gate
 
 TOKEN = "token"  # noqa: S105  the last segment of an address
+CATALOG = "_catalog"
+PATHS = frozenset({"", TOKEN, CATALOG})
+"""Behind `/v2/`, of nobody's repository."""
 METHODS = frozenset({"GET", "HEAD", "POST"})
 _PARAMETERS_MAX = 100
 _RIGHTS = {"pull": Right.READ, "push": Right.PUSH, "delete": Right.DELETE, "*": Right.ADMIN}

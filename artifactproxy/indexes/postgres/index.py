@@ -23,7 +23,8 @@ from artifactproxy.indexes.postgres import statements as sql
 from artifactproxy.indexes.postgres import writes
 from artifactproxy.indexes.postgres.census import totals
 from artifactproxy.indexes.postgres.database import Database, Transaction, Work
-from artifactproxy.indexes.postgres.faults import ERRORS, UNFIT, index_fault, may_pass, refusal
+from artifactproxy.indexes.postgres.faults import ERRORS, UNFIT, may_pass, refusal
+from artifactproxy.indexes.postgres.hosting import PostgresHosting, fit_digest, fit_digests, row_entry
 from artifactproxy.indexes.postgres.memory import Memory
 from artifactproxy.indexes.postgres.migrate import migrate
 from artifactproxy.indexes.postgres.options import PostgresOptions
@@ -32,7 +33,7 @@ from artifactproxy.indexes.postgres.teaching import Teaching
 from artifactproxy.indexes.postgres.text import digest_of, pack, unpack, unpacked
 from artifactproxy.indexes.postgres.tokens import PostgresTokens
 from artifactproxy.indexes.postgres.watch import Watch
-from artifactproxy.indexes.rows import after, entry_of, found_of, package_bounds
+from artifactproxy.indexes.rows import after, found_of, package_bounds
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, CacheEntry, Found, Promise
 from artifactproxy.ports import Clock, Intent, Totals, Use
 from artifactproxy.rules.retry import backoff
@@ -50,7 +51,7 @@ def _unheard(what: str) -> None:
     del what
 
 
-class PostgresIndex:
+class PostgresIndex(PostgresHosting):
     """Seconds and counts; `locals_` names the repositories whose blobs are never evictable. `note`
     hears of retries, lost connections and the like, each a stable slug."""
 
@@ -165,7 +166,7 @@ class PostgresIndex:
     async def touch(self, keys: Iterable[ArtifactKey], at: float) -> None:
         self._ask_open()
         for chunk in _chunks(keys, _TOUCHED):
-            digests = _digests(chunk)
+            digests = fit_digests(chunk)
             await self._write(partial(writes.touch_entries, keys=digests, at=at), aside=True)
             self._memory.used(chunk, at)
 
@@ -191,7 +192,7 @@ class PostgresIndex:
             rows = await self._long_read(sql.ENTRIES_BELOW, *of, pack(prefix), pack(bound))
         else:
             rows = await self._long_read(sql.ENTRIES_FROM, *of, pack(prefix))
-        return [_entry(row) for row in rows]
+        return [row_entry(row) for row in rows]
 
     async def forget(self, keys: Sequence[ArtifactKey], *, promises: bool = False) -> list[BlobRef]:
         refs: dict[BlobRef, None] = {}
@@ -222,7 +223,7 @@ class PostgresIndex:
         return [BlobRef(*row) for row in await self._long_read(sql.NAMED_BLOBS, after, limit)]
 
     async def naming(self, sha256: str) -> list[CacheEntry]:
-        return [_entry(row) for row in await self._long_read(sql.ENTRIES_NAMING, sha256)]
+        return [row_entry(row) for row in await self._long_read(sql.ENTRIES_NAMING, sha256)]
 
     async def doom(self, sha256s: Sequence[str], at: float) -> list[str]:
         doomed: list[str] = []
@@ -233,9 +234,12 @@ class PostgresIndex:
     async def condemned(self, before: float, limit: int) -> list[BlobRef]:
         return [BlobRef(*row) for row in await self._long_read(sql.CONDEMNED, before, limit)]
 
-    async def bury(self, sha256s: Sequence[str]) -> None:
+    async def seize(self, sha256s: Sequence[str], at: float) -> list[str]:
+        return await self._write(partial(writes.seize_blobs, sha256s=sha256s, at=at))
+
+    async def bury(self, sha256s: Sequence[str], *, seized: bool = False) -> None:
         for chunk in _chunks(sha256s, _CHUNK):
-            await self._write(partial(writes.bury_blobs, sha256s=chunk))
+            await self._write(partial(writes.bury_blobs, sha256s=chunk, seized=seized))
 
     async def orphans(self, sha256s: Sequence[str]) -> list[str]:
         """Neither named by a row nor already on its way out."""
@@ -297,7 +301,7 @@ class PostgresIndex:
             raise IndexUnavailable("the index is closed")
 
     async def _look_up(self, key: ArtifactKey) -> Found:
-        digest = _digest(key)
+        digest = fit_digest(key)
         token = self._memory.asking(digest)
         try:
             rows = await self._database.read(sql.FIND, digest)
@@ -309,7 +313,7 @@ class PostgresIndex:
 
     async def _record(self, entries: Sequence[CacheEntry]) -> list[bool]:
         """Remembered at once: what was just fetched is asked for next."""
-        tokens = {key: self._memory.asking(key) for key in _digests(entry.key for entry in entries)}
+        tokens = {key: self._memory.asking(key) for key in fit_digests(entry.key for entry in entries)}
 
         def told(tx: Transaction, recorded: list[writes.Recorded]) -> None:
             self._watch.own(tx.xid)
@@ -381,19 +385,3 @@ def _chunks(values: Iterable[_T], size: int) -> Iterable[list[_T]]:
     supply = iter(values)
     while chunk := list(islice(supply, size)):
         yield chunk
-
-
-def _digest(key: ArtifactKey) -> bytes:
-    try:
-        return digest_of(key)
-    except UNFIT as error:
-        raise index_fault(error) from error
-
-
-def _digests(keys: Iterable[ArtifactKey]) -> list[bytes]:
-    return [_digest(key) for key in keys]
-
-
-def _entry(row: Sequence[Any]) -> CacheEntry:
-    values = unpacked(tuple(row))
-    return entry_of(ArtifactKey(*values[-3:]), values)

@@ -170,8 +170,9 @@ UNLEARN_PACKAGE = (
     f"{_UNLEARN} AND purl <> '' AND (purl = $2 OR (purl >= $3 AND purl < $4)"
     " OR (purl >= $5 AND purl < $6)) RETURNING key"
 )
-HOLD_NAMING = "SELECT key FROM entries WHERE sha256 = $1 ORDER BY key FOR UPDATE"
-FORGET_BLOB = "DELETE FROM entries WHERE sha256 = $1 RETURNING key, repo, path, variant"
+_UNPUSHED = shared.UNPUSHED
+HOLD_NAMING = f"SELECT key FROM entries WHERE sha256 = $1 AND {_UNPUSHED} ORDER BY key FOR UPDATE"
+FORGET_BLOB = f"DELETE FROM entries WHERE sha256 = $1 AND {_UNPUSHED} RETURNING key, repo, path, variant"
 FORGET_OLD_BLOB = pg(shared.FORGET_OLD_BLOB)
 HOLD_BLOBS = "SELECT sha256 FROM blobs WHERE sha256 = ANY($1::text[]) ORDER BY sha256 FOR UPDATE"
 NOTE_UNNAMED = (
@@ -182,10 +183,16 @@ DOOM = (
     "UPDATE blobs b SET doomed_at = $2 WHERE b.sha256 = ANY($1::text[]) AND b.doomed_at IS NULL"
     f" AND NOT {_named('b.sha256')} RETURNING b.sha256"
 )
-BURY = (
+BURY_SEIZED = (
     "DELETE FROM blobs b WHERE b.sha256 = ANY($1::text[]) AND b.doomed_at IS NOT NULL"
     f" AND NOT {_named('b.sha256')}"
 )
+BURY = f"{BURY_SEIZED} AND b.seized_at IS NULL"
+SEIZE = (
+    "UPDATE blobs b SET seized_at = $2 WHERE b.sha256 = ANY($1::text[]) AND b.doomed_at IS NOT NULL"
+    f" AND NOT {_named('b.sha256')} RETURNING b.sha256"
+)
+RELEASE = "UPDATE blobs SET seized_at = NULL WHERE sha256 = ANY($1::text[]) AND seized_at IS NOT NULL"
 CONDEMNED = pg(shared.CONDEMNED)
 # Each half ends at its limit: else all names would be sorted for every page.
 NAMED_BLOBS = (
@@ -236,6 +243,49 @@ INTENTS = (
     "SELECT id, sha256, upload, owner, started FROM intents WHERE started < $1 ORDER BY started, id LIMIT $2"
 )
 
+# --- repositories that take pushes ----------------------------------------------------------
+
+ENTRY_OF_KEY = f"SELECT {_columns(_ENTRY[4:], 'e')} FROM entries e WHERE e.key = $1"
+# Whoever sets a key that may be set once waits for others who do.
+LOCK_FIXED = "SELECT pg_advisory_xact_lock(('x' || encode(substr($1::bytea, 1, 8), 'hex'))::bit(64)::bigint)"
+HOLD_NEEDED = (
+    "SELECT key, sha256 FROM entries WHERE key = ANY($1::bytea[]) AND sha256 IS NOT NULL"
+    " ORDER BY key FOR KEY SHARE"
+)
+_OF_PATH = f"{_OF_REPO} AND left(e.path, 500) = left($2, 500) AND e.path = $2 AND e.variant <> ''"
+VARIANTS = (
+    f"{_ROW} WHERE {_OF_PATH} AND left(e.variant, 500) >= left($3, 500) AND e.variant > $3"
+    " AND left(e.variant, 500) <= left($4, 500) AND e.variant < $4 AND e.sha256 IS NOT NULL"
+    " ORDER BY e.variant LIMIT $5"
+)
+PATHS = (
+    f"SELECT DISTINCT e.path FROM entries e WHERE {_OF_REPO} AND left(e.path, 500) >= left($2, 500)"
+    " AND e.path > $2 AND e.variant <> '' AND e.variant >= $3 AND e.variant < $4 ORDER BY e.path LIMIT $5"
+)
+ALIKE = (
+    f"SELECT e.key FROM entries e WHERE {_OF_PATH} AND e.variant >= $3 AND e.variant < $4 AND e.sha256 = $5"
+)
+FORGET_RETURNING = "DELETE FROM entries WHERE key = ANY($1::bytea[]) RETURNING key, sha256"
+UPLOAD_COLUMNS = ", ".join(shared.UPLOAD_COLUMNS)
+OPEN_UPLOAD = (
+    f"INSERT INTO uploads ({UPLOAD_COLUMNS}) SELECT $1::text, $2::text, $3::text, $4::text, $5::bigint,"
+    " $6::bigint, $7::float8, $8::float8 WHERE (SELECT count(*) FROM uploads"
+    " WHERE left(caller, 500) = left($4::text, 500) AND caller = $4::text) < $9"
+)
+UPLOAD = f"SELECT {UPLOAD_COLUMNS} FROM uploads WHERE id = $1"
+ADVANCE_UPLOAD = (
+    "UPDATE uploads SET size = size + $3, parts = parts + 1, touched = $4 WHERE id = $1 AND size = $2"
+    f" RETURNING {UPLOAD_COLUMNS}"
+)
+CLOSE_UPLOAD = "DELETE FROM uploads WHERE id = $1 AND size = $2 AND parts = $3"
+IDLE_UPLOADS = f"SELECT {UPLOAD_COLUMNS} FROM uploads WHERE touched < $1 ORDER BY touched, id LIMIT $2"
+IS_SEIZED = "SELECT 1 FROM blobs WHERE sha256 = $1 AND seized_at IS NOT NULL"
+STRAYS = (
+    "SELECT e.repo, e.path, e.variant FROM entries e WHERE e.variant >= 'part:' AND e.variant < 'part;'"
+    " AND e.fetched_at < $1 AND NOT EXISTS (SELECT 1 FROM uploads u WHERE u.id = substr(e.variant, 6, 32))"
+    " ORDER BY e.fetched_at LIMIT $2"
+)
+
 # --- tokens ---------------------------------------------------------------------------------
 
 HOLD_TOKENS = "LOCK TABLE tokens IN SHARE ROW EXCLUSIVE MODE"
@@ -275,7 +325,7 @@ PRESENT = (
     " AND c.relname = ANY($1::text[])"
 )
 TABLES = (
-    "entries", "promises", "blobs", "superseded", "uses", "locals", "turns", "intents", "changes",
+    "entries", "promises", "blobs", "superseded", "uses", "locals", "turns", "intents", "uploads", "changes",
     "tokens", "seals",
 )  # fmt: skip
 INVALID_INDEXES = (

@@ -139,9 +139,17 @@ async def doom_blobs(tx: Transaction, sha256s: Sequence[str], at: float) -> list
     return [sha256 for sha256 in dict.fromkeys(sha256s) if sha256 in doomed]
 
 
-async def bury_blobs(tx: Transaction, sha256s: Sequence[str]) -> None:
+async def seize_blobs(tx: Transaction, sha256s: Sequence[str], at: float) -> list[str]:
     await tx.rows(sql.HOLD_BLOBS, sha256s)
-    await tx.run(sql.BURY, sha256s)
+    seized = {row[0] for row in await tx.rows(sql.SEIZE, sha256s, at)}
+    return [sha256 for sha256 in sha256s if sha256 in seized]
+
+
+async def bury_blobs(tx: Transaction, sha256s: Sequence[str], *, seized: bool = False) -> None:
+    await tx.rows(sql.HOLD_BLOBS, sha256s)
+    await tx.run(sql.BURY_SEIZED if seized else sql.BURY, sha256s)
+    if seized:
+        await tx.run(sql.RELEASE, sha256s)
 
 
 # --- what leaves by itself ------------------------------------------------------------------

@@ -70,16 +70,17 @@ class Gate:
 
 class Budget:
     """`uploads` in several parts at once, `part_memory` bytes for all parts in flight (a body that is
-    sent in one piece is one part).
+    sent in one piece is one part), `push_memory` bytes for parts that lie nowhere else meanwhile.
 
     Uploads of bodies that still arrive go at their upstream's pace; they take at most three quarters of
     the places, so that complete ones never wait for a slow upstream.
     """
 
-    def __init__(self, uploads: int, part_memory: int) -> None:
+    def __init__(self, uploads: int, part_memory: int, push_memory: int = 64 * 2**20) -> None:
         self._uploads = Gate(uploads)
         self._early = Gate(_early(uploads))
         self._memory = Gate(part_memory)
+        self._pieces = Gate(push_memory)
         self._has_early = _early(uploads) > 0
 
     def resize(self, *, uploads: int, part_memory: int) -> None:
@@ -108,6 +109,17 @@ class Budget:
         """Memory for one part of `size` bytes on its way."""
         async with self._memory.hold(max(1, min(size, PART_MEMORY))):
             yield
+
+    @asynccontextmanager
+    async def piece(self, size: int) -> AsyncIterator[None]:
+        """Memory for a part of `size` bytes that lies nowhere else until it is sent."""
+        async with self._pieces.hold(size):
+            yield
+
+    @property
+    def pieces(self) -> int:
+        """Bytes that such parts may hold now."""
+        return self._pieces.held
 
     @property
     def running(self) -> int:

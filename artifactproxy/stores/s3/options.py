@@ -13,7 +13,8 @@ class S3Options:
 
     `checksums` and `sign_payload` are for stores that demand what our own sha256 makes needless: a
     checksum header on what we send, and a signature over the body. `uploads` run at once in a process,
-    with `parts` of each in flight; `part_memory` bounds what all of them hold. `connections` is the size
+    with `parts` of each in flight; `part_memory` bounds what all of them hold, `push_memory`
+    what lies in memory of bodies that are pushed. `connections` is the size
     of the pool, `tries` how often one request is sent before the store counts as away.
     """
 
@@ -32,6 +33,7 @@ class S3Options:
     parts: int = 4
     part_size: int = 8 * 2**20
     part_memory: int = 32 * 2**20
+    push_memory: int = 64 * 2**20
     connections: int = 64
     tries: int = 5
     connect: float = 3.0

@@ -102,6 +102,25 @@ class BytesSource:
         """It is here."""
 
 
+class MemorySource:
+    """A part that lies in memory; `start` is where it begins in the whole body."""
+
+    descriptor = -1
+
+    def __init__(self, part: bytearray, start: int) -> None:
+        self._part = part
+        self._start = start
+
+    def read(self, start: int, stop: int) -> bytes:
+        found = bytes(memoryview(self._part)[start - self._start : stop - self._start])
+        if len(found) != stop - start:
+            raise SourceFailed  # it was abandoned
+        return found
+
+    def expect(self, start: int, stop: int) -> None:
+        """It is here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
     """Checksums of a span, for stores that demand them; "" where nobody asked."""

@@ -19,6 +19,7 @@ from artifactproxy.errors import BlobMissing, StoreAway, StoreUnavailable
 from artifactproxy.model import BlobRef, Span
 from artifactproxy.ports import Clock, Growing, Intents, LocalFile, Observer
 from artifactproxy.rules.http import content_disposition
+from artifactproxy.rules.multipart import LARGEST
 from artifactproxy.rules.paths import blob_path
 from artifactproxy.stores.s3 import listing, tidying
 from artifactproxy.stores.s3.budget import Budget
@@ -27,6 +28,7 @@ from artifactproxy.stores.s3.intake import S3Intake
 from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.stores.s3.owner import this_owner
 from artifactproxy.stores.s3.reading import open_blob
+from artifactproxy.stores.s3.reception import S3Reception
 from artifactproxy.stores.s3.sources import BytesSource, FileSource, SourceFailed, remove, unreadable
 from artifactproxy.stores.s3.trouble import Answered, Keyless, Unreached, is_absent, sentence, told
 from artifactproxy.stores.s3.upload import Dock, Filing
@@ -53,7 +55,7 @@ class S3Store:
         clock: Clock = time.time,
         rng: Callable[[], float] = random.random,
     ) -> None:
-        self.budget = Budget(options.uploads, options.part_memory)
+        self.budget = Budget(options.uploads, options.part_memory, options.push_memory)
         self._options = options
         self._observer = observer
         self._wire = Wire(options, observer=observer, rng=rng)
@@ -132,6 +134,13 @@ class S3Store:
         if body.length is not None and body.length <= self._options.part_size:
             return None
         return S3Intake(self._dock, sha256, body, self._take)
+
+    async def receive(self, sha256: str, length: int | None) -> S3Reception:
+        self._refuse_closed()
+        blob_path(sha256)
+        if (length or 0) > LARGEST:
+            raise StoreUnavailable("an object has at most 5 TiB", code="too_large")
+        return S3Reception(self._dock, sha256, length)
 
     async def _take(self, ref: BlobRef, path: Path, filing: Filing) -> None:
         """Store a file; it stays, and what is uploaded too, if the bucket is away."""

@@ -1,0 +1,131 @@
+"""A put whose bytes come once and are kept nowhere: each part waits in memory until the bucket has it.
+
+Parts leave while later ones arrive. What may lie in memory is bounded for the whole process, so a bucket
+that is slower than the source stops the source. A body that fits one part is sent in one piece, after it
+has been verified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from artifactproxy.errors import Busy, StoreAway, StoreUnavailable
+from artifactproxy.model import BlobRef
+from artifactproxy.rules.multipart import Part, plan
+from artifactproxy.stores.s3.sources import MemorySource, SourceFailed
+from artifactproxy.stores.s3.trouble import told
+from artifactproxy.stores.s3.upload import Dock, Filing, Upload, UploadLost
+
+ROOM_SECONDS = 120.0
+"""For which a body waits until others have left it the memory for a part."""
+
+
+class S3Reception:
+    """`length` None: not announced."""
+
+    def __init__(self, dock: Dock, sha256: str, length: int | None) -> None:
+        self._dock = dock
+        self._sha256 = sha256
+        self._length = length
+        self._cut = plan(length, dock.options.part_size)
+        self._filing = Filing(dock, sha256)
+        self._upload: Upload | None = None
+        self._number = 1
+        self._received = 0
+        self._buffer = bytearray()
+        self._room = AsyncExitStack()
+        self._turns = asyncio.Semaphore(dock.options.parts)
+        self._sending: set[asyncio.Task[None]] = set()
+        self._fault: StoreUnavailable | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises `StoreUnavailable` for what any part met, `Busy` where there is no room for another."""
+        left = memoryview(chunk)
+        while left:
+            self._raise_fault()
+            part = self._cut.part(self._number)
+            if not self._buffer:
+                await self._make_room(part)
+            taken = min(len(left), part.stop - self._received)
+            self._buffer += left[:taken]
+            self._received += taken
+            left = left[taken:]
+            if self._received == part.stop and self._received != self._length:
+                await self._dispatch(part)
+
+    async def finish(self, ref: BlobRef) -> None:
+        """Make it visible: all of it has been written, and verified to be `ref`."""
+        if (ref.sha256, ref.size) != (self._sha256, self._received):
+            raise StoreUnavailable("a body is not the one that was announced")
+        try:
+            with told("store a blob"):
+                if self._upload is None:
+                    await self._dock.put(ref, MemorySource(self._buffer, 0))
+                else:
+                    await self._complete(self._upload, ref)
+        except (UploadLost, SourceFailed) as error:
+            raise StoreAway("the bucket lost an upload; send it again") from error
+        finally:
+            await self.abandon()
+
+    async def abandon(self) -> None:
+        """Forget what is not visible. Never raises."""
+        for task in self._sending:
+            task.cancel()
+        if self._sending:
+            await asyncio.wait(self._sending)
+        await self._filing.drop()
+        await self._room.aclose()
+        self._buffer = bytearray()
+
+    async def _complete(self, upload: Upload, ref: BlobRef) -> None:
+        if self._buffer:
+            start = self._received - len(self._buffer)
+            await upload.part(MemorySource(self._buffer, start), Part(self._number, start, self._received))
+        while self._sending:
+            await asyncio.wait(self._sending)
+        self._raise_fault()
+        await upload.complete(ref.size)
+
+    async def _make_room(self, part: Part) -> None:
+        size = part.size if self._length is None else min(part.size, self._length - part.start)
+        try:
+            async with asyncio.timeout(ROOM_SECONDS):
+                await self._room.enter_async_context(self._dock.budget.piece(max(size, 1)))
+        except TimeoutError as error:
+            raise Busy("too many bodies are on their way to the bucket", code="store_busy") from error
+
+    async def _dispatch(self, part: Part) -> None:
+        """Send the part that is full, and begin the next; its room goes with it."""
+        body, self._buffer = self._buffer, bytearray()
+        room, self._room = self._room, AsyncExitStack()
+        self._number += 1
+        async with room:
+            await self._turns.acquire()
+            with told("store a blob"):
+                if self._upload is None:
+                    await self._filing.place(early=self._dock.budget.has_early)
+                    self._upload = await self._filing.begin(self._cut)
+            kept = room.pop_all()
+        task = asyncio.create_task(self._send(self._upload, part, body, kept))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, upload: Upload, part: Part, body: bytearray, room: AsyncExitStack) -> None:
+        async with room:
+            try:
+                with told("store a blob"):
+                    await upload.part(MemorySource(body, part.start), part)
+            except StoreUnavailable as fault:
+                self._fault = self._fault or fault
+            except (UploadLost, SourceFailed) as error:
+                lost = StoreAway("the bucket lost an upload; send it again")
+                lost.__cause__ = error
+                self._fault = self._fault or lost
+            finally:
+                self._turns.release()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
