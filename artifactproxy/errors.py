@@ -64,7 +64,7 @@ class NotServed(Fault):
 
 
 def no_repository(repo: str) -> NotServed:
-    """Word for word the same for one that is not there and for one that the caller may not know of."""
+    """None of this name is mounted."""
     return NotServed(f"there is no repository named {repo!r} here")
 
 

@@ -113,12 +113,14 @@ def test_an_image_of_two_platforms_three_times(world: World) -> None:
 @pytest.mark.parametrize("world", ["fs"], indirect=True)
 @pytest.mark.parametrize("tokens", ["open"], indirect=True)
 def test_the_configuration_that_the_proxy_hands_out_works(world: World, tmp_path: Path) -> None:
-    """The image keeps the name of its registry, which cannot be reached from here."""
+    """The image keeps the name of its registry, which cannot be reached any more."""
+    world.skopeo.pull(world.reference)
+    world.upstream.stop()
     text = world.proxy.get("/setup/podman").body.decode()
     assert "insecure = true" in text
     mirrored = Skopeo(tmp_path / "mirrored", text)
     with world.proxy.watch() as seen:
-        pulled = mirrored.pull(f"docker://docker.io/{NAME}:v1")
+        pulled = mirrored.pull(f"docker://{world.upstream.host}/{NAME}:v1")
     assert world.is_whole(pulled)
     assert len(seen.requests()) >= len(contents(world.image.folder))
 

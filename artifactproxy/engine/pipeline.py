@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from artifactproxy.engine.again import instead
 from artifactproxy.engine.answer import Answer, Nothing, Tail
+from artifactproxy.engine.behind import Behind
 from artifactproxy.engine.describe import (
     Provenance,
     arriving,
@@ -94,7 +95,7 @@ class Pipeline:
         self._pointers = Pointers(tools, fills, self._find, self._stale)
         self._unfit = Unfit(tools.ready_for)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
-        self._refreshes: set[asyncio.Task[None]] = set()
+        self._behind = Behind(fills, self._stale)
 
     async def handle(self, ask: Ask) -> Answer:
         mount, route = self.route(ask)
@@ -207,7 +208,7 @@ class Pipeline:
         match decision:
             case Serve(entry, reason, stale, refresh):
                 if refresh:
-                    self._refresh(mount, route, ask, found)
+                    self._behind.refresh(mount, route, ask, found)
                 detail = "stale-while-revalidate" if refresh else ("stale" if stale else "")
                 return await self._shelf.held(
                     mount, route, ask, entry, reason, "stale" if stale else "hit", detail
@@ -368,35 +369,9 @@ class Pipeline:
                 why = f"{plan.reason}; {settled.fault.detail if settled.fault else 'upstream failed'}"
                 return await self._shelf.held(mount, route, ask, entry, why, "stale", "stale-if-error")
 
-    def _refresh(self, mount: Mount, route: Route, ask: Ask, found: Found) -> None:
-        """Revalidate behind the request; nobody waits for it, so it reads as one of its readers."""
-        if self._stale.recently_failed(route.key) or self._fills.running(route.key) is not None:
-            return
-        why, seen = "refreshed behind a request", seen_in(found)
-        plan = Plan(why, found.entry, True, found.promise, ask.request_id, seen=seen)
-        fill, _ = self._fills.join(mount, route, plan)
-
-        async def wait() -> None:
-            try:
-                opened = await asyncio.shield(fill.opened)
-                if isinstance(opened, Settled) and opened.how == "stale":
-                    self._stale.failed(route.key)
-                await asyncio.wait((fill.ended,))
-            except Fault:
-                self._stale.failed(route.key)
-            finally:
-                fill.leave()
-
-        task = asyncio.create_task(wait())
-        self._refreshes.add(task)
-        task.add_done_callback(self._refreshes.discard)
-
     async def close(self) -> None:
         await self._pointers.close()
-        for task in list(self._refreshes):
-            task.cancel()
-        if self._refreshes:
-            await asyncio.wait(list(self._refreshes))
+        await self._behind.close()
 
 
 def _refused(found: Found, fault: Fault) -> Fault:

@@ -63,7 +63,8 @@ class Provider:
     """Raise it when `render` writes other bytes for the same input."""
     methods: ClassVar[frozenset[str]] = frozenset({"GET", "HEAD"})
     """What `classify` is asked about; a POST becomes a route of kind PASS."""
-    clients: ClassVar[tuple[ClientSetup, ...]] = ()
+    clients: tuple[ClientSetup, ...] = ()
+    """An instance may know better what its own clients need."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

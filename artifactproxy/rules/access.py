@@ -57,10 +57,11 @@ def scope_text(scope: Scope) -> str:
 
 def may(scopes: Iterable[Scope], operation: Operation) -> bool:
     """Whether one of these scopes covers this operation."""
-    return any(
-        scope.right >= operation.right and _covers(scope.pattern, operation.repo, operation.name)
-        for scope in scopes
-    )
+    right, repo, name = operation.right, operation.repo, operation.name
+    for scope in scopes:  # noqa: SIM110  (asked for every request: half the time of any())
+        if scope.right >= right and _covers(scope.pattern, repo, name):
+            return True
+    return False
 
 
 def may_see(scopes: Iterable[Scope], repo: str) -> bool:
@@ -68,8 +69,10 @@ def may_see(scopes: Iterable[Scope], repo: str) -> bool:
     return any(_covers_some(scope.pattern, repo) for scope in scopes)
 
 
-def lowered(scopes: Iterable[Scope], most: Right) -> tuple[Scope, ...]:
+def lowered(scopes: tuple[Scope, ...], most: Right) -> tuple[Scope, ...]:
     """The same scopes with no right above `most`."""
+    if most is Right.ADMIN:
+        return scopes
     return tuple(Scope(min(scope.right, most), scope.pattern) for scope in scopes)
 
 

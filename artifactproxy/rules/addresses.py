@@ -22,6 +22,7 @@ from artifactproxy.errors import BadPath, NotServed
 from artifactproxy.rules.paths import REPO_NAME, RESERVED, judge_target, split_repository
 
 _FIRST_WORDS: Final = frozenset({"api", "artifactory", "repository"})
+_UNESCAPED: Final = _FIRST_WORDS | {"v2"}
 _ALIAS: Final = re.compile(
     r"\A(?:api/v1/(?P<kind>remote|local|virtual)"
     r"|artifactory(?:/api/(?P<format>[a-z0-9_-]+))?"
@@ -56,10 +57,10 @@ def address_of(raw: str) -> Address:
     """
     whole, query = judge_target(raw)
     repo, path = split_repository(whole)
+    if repo in _UNESCAPED and not whole.startswith(repo):
+        raise BadPath("this part of an address is written without escapes")
     if repo not in _FIRST_WORDS:
         return Address(repo, path, query)
-    if not whole.startswith(repo):
-        raise BadPath("this part of an address is written without escapes")
     alias = _ALIAS.match(whole)
     return _behind(alias, whole[alias.end() :], query) if alias else Address(repo, path, query)
 

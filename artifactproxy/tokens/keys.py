@@ -25,7 +25,7 @@ from artifactproxy.rules.bulletin import TOKENS
 from artifactproxy.rules.credentials import (
     TICKET_SECONDS,
     Ticket,
-    is_of,
+    fingerprint,
     is_ticket,
     open_ticket,
     seal_ticket,
@@ -86,6 +86,7 @@ class Keys:
         self._pepper = pepper
         self._recheck = recheck
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._ids: dict[str, str] = {}  # of tokens that were right once, by fingerprint
         self._asking: dict[str, asyncio.Task[_Known]] = {}
         self._epoch = 0  # of what is remembered: a look-up that began in an older one is not kept
         self._key = b""
@@ -105,11 +106,16 @@ class Keys:
         """Whose token or ticket this is. Raises `IndexUnavailable` where that cannot be told."""
         if is_ticket(secret):
             return await self._by_ticket(secret)
-        id_ = token_id(secret)
+        shown = fingerprint(secret)
+        id_ = self._ids.get(shown) or token_id(secret)
         known = await self._look_up(id_) if id_ else None
         token = known.token if known else None
-        if not is_of(secret, token.fingerprint if token else _NONE_SUCH) or known is None or token is None:
+        same = hmac.compare_digest(shown, token.fingerprint if token else _NONE_SUCH)
+        if known is None or token is None or not same:
             return _UNKNOWN
+        if len(self._ids) >= REMEMBERED:
+            self._ids.clear()
+        self._ids[shown] = id_
         return self._judged(token, known.scopes)
 
     async def _by_ticket(self, secret: str) -> Caller:

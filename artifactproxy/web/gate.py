@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized, no_repository
+from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized
 from artifactproxy.model import Operation, Right, Scope
 from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
 from artifactproxy.rules.credentials import secret_in
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.tokens.keys import NOBODY, Caller
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.contract import KeysLike
@@ -35,6 +36,8 @@ class Admitted:
 
 
 UNKNOWN = Admitted(NOBODY, ())
+NOTHING = "there is no such repository here"
+"""Whether there is none or the caller may not know of it. It repeats nothing of what was asked."""
 
 
 class Gate:
@@ -89,7 +92,7 @@ class Gate:
             )
         if may_see(admitted.scopes, operation.repo):
             raise NotServed("there is no such name here")
-        raise no_repository(operation.repo)
+        raise NotServed(NOTHING)
 
     def challenge(self, entry: Entry, operation: Operation | None = None, error: str = "") -> str:
         """Registries of containers are asked by way of tickets, all others with a password (RFC 7235). So
@@ -110,7 +113,7 @@ class Gate:
 def _is_registry(entry: Entry) -> bool:
     """By the form of the address alone, which gives nothing away."""
     address = entry.address
-    return address.repo == "v2" or bool(address.api) or address.path.startswith("v2/")
+    return address.repo == ROOT or bool(address.api) or address.path.startswith(f"{ROOT}/")
 
 
 def _does(right: Right) -> str:

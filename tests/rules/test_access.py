@@ -125,7 +125,7 @@ def test_lowered_scopes_hold_for_what_is_not_above(
     held: list[Scope], most: Right, right: Right, repo: str
 ) -> None:
     operation = Operation(right, repo)
-    assert may(lowered(held, most), operation) == (right <= most and may(held, operation))
+    assert may(lowered(tuple(held), most), operation) == (right <= most and may(held, operation))
 
 
 @given(patterns)

@@ -58,6 +58,8 @@ REFUSED = [
     "/%72epository/pypi/x",
     "/%61rtifactory/pypi/x",
     "/%61pi/v1/remote/pypi/x",
+    "/%76%32/hub/a/tags/list",
+    "/v%32/",
     "/repository/../pypi/x",
     "/repository/%2e%2e/pypi/x",
     "/repository//pypi/x",

@@ -30,7 +30,7 @@ from artifactproxy.model import (
 )
 from artifactproxy.providers._base import Page, Provider, PublicOrigins, Site
 from artifactproxy.providers.oci import referrers, registries
-from artifactproxy.providers.oci.setup import CLIENTS
+from artifactproxy.providers.oci.setup import DOCKER, clients_of
 from artifactproxy.rules.oci import manifests, media, problems
 from artifactproxy.rules.oci.names import digest_of
 from artifactproxy.rules.oci.operations import (
@@ -60,11 +60,13 @@ _ANY_MANIFEST = ", ".join((*media.MODERN, media.OCI_ARTIFACT, *sorted(media.SCHE
 
 class Oci(Provider):
     name = "oci"
-    clients = CLIENTS
+    clients = clients_of(DOCKER)
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self._bases = tuple(map(registries.api_of, site.upstreams))
+        if site.upstreams:
+            self.clients = clients_of(registries.host_of(site.upstreams[0]))
 
     @classmethod
     def public_upstream(cls, origin_of: PublicOrigins) -> str | None:
@@ -81,12 +83,12 @@ class Oci(Provider):
         return registries.PUBLIC["docker.io"] if registries.is_docker_hub(upstream) else upstream
 
     def operation(self, ask: Ask) -> Operation:
-        """The image that is read: a scope may be for some of them only."""
+        """Reading, of an image by its full name: what is left out of it grants and hides nothing."""
         try:
             name = operation_of("GET", ask.path, ask.query).name
         except Fault:
-            name = ""
-        return Operation(Right.READ, ask.repo, name)
+            name = ""  # `classify` will say what is wrong with it
+        return Operation(Right.READ, ask.repo, self._full(name) if name else "")
 
     def classify(self, ask: Ask) -> Route | Reply:
         # Asked as reading always: what a writing method is refused for is that nothing is taken here.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from artifactproxy.errors import BadPath
 from artifactproxy.rules.oci.addresses import named
 from artifactproxy.rules.paths import decode_segment
 
@@ -20,8 +21,9 @@ PUBLIC: Final = {
 }
 """Name of the repository, which is the registry's name in references to its images, and its API."""
 
-# What registries name the place in a list by; whatever else stands in a query is not asked on.
-_PLACES: Final = ("n", "last", "next_page", "next", "marker")
+# What is said to us, or is a parameter of something else.
+_NOT_ASKED_ON: Final = frozenset({"ns", "digest", "mount", "from", "artifactType"})
+_PAGE_MAX: Final = 1024
 _FILTER: Final = "artifactType"
 
 
@@ -42,12 +44,22 @@ def api_of(upstream: str) -> str:
 
 
 def page_query(query: str) -> str:
-    """The page that a client asks for, in one spelling. Of a judged query."""
+    """The page that a client asks for, in one spelling. Of a judged query.
+
+    Registries name a place in a list by parameters of their own, and hand out links with them: one that
+    were dropped would lead to the first page again, for ever. Raises `BadPath` for a longer one than any.
+    """
     found: dict[str, str] = {}
     for pair in query.split("&") if query else ():
         name, _, value = pair.partition("=")
         found.setdefault(decode_segment(name), decode_segment(value))
-    return "&".join(f"{name}={quote(found[name], safe=':+=')}" for name in _PLACES if found.get(name))
+    names = sorted(found.keys() - _NOT_ASKED_ON - {""}, key=lambda name: (name != "n", name != "last", name))
+    page = "&".join(
+        f"{quote(name, safe='')}={quote(found[name], safe=':=')}" for name in names if found[name]
+    )
+    if len(page) > _PAGE_MAX:
+        raise BadPath("no page of a list is named by so much")
+    return page
 
 
 def with_filter(page: str, only: str) -> str:

@@ -126,14 +126,15 @@ CASES = [
         purl="pkg:oci/app?repository_url=registry.example/team/app",
     ),
     case(
-        "a page of them, by the known parameters in one order",
+        "a page of them, in one spelling",
         "app/tags/list",
         INDEX,
-        f"{BASE}app/tags/list?n=50&last=v1.0",
+        f"{BASE}app/tags/list?n=50&last=v1.0&x=y",
         query="last=v1%2E0&x=y&ns=docker.io&n=50",
-        key_path="app/tags/list?n=50&last=v1.0",
+        key_path="app/tags/list?n=50&last=v1.0&x=y",
     ),
     case("no such page", "app/tags/list", BadPath, query="n=many"),
+    case("nor one of such a name", "app/tags/list", BadPath, query=f"last={'v' * 1100}"),
     case(
         "referrers",
         f"app/referrers/{SHA}",
