@@ -131,17 +131,21 @@ class Uploads:
         row = self._blobs.row(call, wanted, received.ref)
         ended = await self._kit.hosting.close_session(session, [row])
         await self._kit.receiving.release(received.hold)
-        return self._settled(call, wanted, ended=ended)
+        return await self._settled(call, wanted, ended=ended)
 
     async def _joined(self, call: Call, session: Session, wanted: Digest) -> Answer:
         """The blob that the pieces make."""
         of = f"{PART}{session.id}:"
         parts = await self._kit.hosting.variants(call.repo, call.name, of, limit=session.parts + 1)
+        if len(parts) != session.parts:
+            return await self._settled(call, wanted, ended=False)
         if len(parts) == 1 and wanted.algorithm == "sha256" and parts[0].ref is not None:
             if parts[0].ref.sha256 != wanted.hex:
                 raise BrokenPromise("the piece has another digest")
             row = self._blobs.row(call, wanted, parts[0].ref)
-            return self._settled(call, wanted, ended=await self._kit.hosting.close_session(session, [row]))
+            return await self._settled(
+                call, wanted, ended=await self._kit.hosting.close_session(session, [row])
+            )
         received = await self._kit.receiving.receive(
             self._reread(parts) if parts else nothing(),
             repo=call.repo,
@@ -153,7 +157,7 @@ class Uploads:
         row = self._blobs.row(call, wanted, received.ref)
         ended = await self._kit.hosting.close_session(session, [row])
         await self._kit.receiving.release(received.hold)
-        return self._settled(call, wanted, ended=ended)
+        return await self._settled(call, wanted, ended=ended)
 
     async def _reread(self, parts: list[CacheEntry]) -> AsyncIterator[bytes]:
         for part in parts:
@@ -161,8 +165,10 @@ class Uploads:
                 async for chunk in await self._kit.tools.store.open(part.ref, Span(0, part.ref.size)):
                     yield chunk
 
-    def _settled(self, call: Call, wanted: Digest, *, ended: bool) -> Answer:
-        if not ended:  # it was finished or cancelled, or grew, beside us
+    async def _settled(self, call: Call, wanted: Digest, *, ended: bool) -> Answer:
+        """Not `ended` by us: it was finished, as we would have, or cancelled, or it grew beside us."""
+        key = blob_key(call.repo, call.name, wanted)
+        if not ended and await self._kit.hosting.committed(key) is None:
             raise no_upload()
         return self._blobs.created(call, wanted, "pushed in pieces")
 

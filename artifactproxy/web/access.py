@@ -52,8 +52,8 @@ class AccessRules:
 
     `public_url` may hold a path. `trusted_proxies` are addresses or CIDRs. `allowed_hosts` are
     `name` (any port) or `name:port`; none means any well-formed Host. `registry` is the repository that
-    is meant by an address under `/v2/` that names none. `open_reading`: everybody may read who gets
-    here. Raises ValueError on text that is not what it should be.
+    is meant by an address under `/v2/` that names none. `open_reading`: everybody may read who gets here.
+    Raises ValueError on text that is not what it should be.
     """
 
     def __init__(

@@ -14,12 +14,13 @@ from artifactproxy.errors import NotServed, Unauthorized
 from artifactproxy.model import Operation, Right
 from artifactproxy.rules.access import may_see
 from artifactproxy.rules.addresses import address_of
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.web import setup
 from artifactproxy.web.answers import bytes_answer, json_answer, text_answer
 from artifactproxy.web.contract import EngineLike, SiblingsLike, WebObserver
 from artifactproxy.web.door import Entry
 from artifactproxy.web.gate import Admitted, Gate
-from artifactproxy.web.login import SEGMENT, Login
+from artifactproxy.web.login import Login
 
 READINESS_SECONDS = 5.0
 
@@ -60,7 +61,7 @@ class Pages:
     async def answer(self, entry: Entry, admitted: Admitted, body: bytes = b"") -> Answer:
         """Raises `NotServed` for a reserved name without a page."""
         name, path, *_ = entry.address
-        if name == SEGMENT:
+        if name == ROOT:
             return await self._login.answer(entry, admitted, body)
         page = self._pages.get(name)
         if page is None or (path and name != "setup"):

@@ -94,6 +94,7 @@ class WebServer:
         self._ssl = ssl
         self._door = Door(limits, access, via)
         self._gate = Gate(access, keys)
+        self._registry = registry
         self._closing = False
         self._clients: set[Connection] = set()  # who was there when we began to close
         prefix = secrets.token_hex(4)
@@ -306,6 +307,8 @@ class WebServer:
         return exchange
 
     def _takes_pushes(self) -> bool:
+        if self._registry is not None and self._registry.locals:
+            return True
         return any("PUT" in mount.provider.methods for mount in self._engine.mounts().values())
 
     async def _command(self, request: web.BaseRequest, exchange: Exchange) -> Answer:

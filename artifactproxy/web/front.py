@@ -17,8 +17,9 @@ from artifactproxy.model import Ask, Operation, Right
 from artifactproxy.providers._base import Page
 from artifactproxy.rules.access import may_see
 from artifactproxy.rules.addresses import Address
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.rules.paths import RESERVED
-from artifactproxy.web import login
+from artifactproxy.web import containers, login
 from artifactproxy.web.admin import QUIET, Pages
 from artifactproxy.web.bodies import Bodies, drained
 from artifactproxy.web.connection import Connection
@@ -69,7 +70,7 @@ class Front:
 
     async def answer(self, request: web.BaseRequest, exchange: Exchange) -> Answer:
         """Raises `Fault`, and `TurnedAway`. Whoever calls gives back what the ask's body holds."""
-        entry, absent = self._at_home(self._door.judge(request, exchange.connection))
+        entry, lost = self._at_home(self._door.judge(request, exchange.connection))
         if "upgrade" in entry.headers:
             # Declined; what aiohttp's parser has read behind such a request it may forget.
             exchange.keep = False
@@ -80,10 +81,9 @@ class Front:
             exchange.internal = True
             return await self._internal.answer(entry, exchange.line.method)
         admitted = await self._admit(entry, exchange)
-        if absent is not None:  # which is not for everybody to know
-            repo = entry.address.path.partition("/")[0] if entry.address.repo == login.SEGMENT else ""
-            self._gate.judge(admitted, Operation(Right.READ, repo or entry.address.repo), entry)
-            raise absent
+        if lost is not None:
+            self._gate.judge(admitted, login.unmounted(entry.address), entry)
+            raise lost
         if not entry.address.repo or entry.address.repo in RESERVED:
             return await self._own(request, entry, admitted, exchange)
         if self._registry is not None and entry.address.repo in self._registry.locals:
@@ -123,7 +123,7 @@ class Front:
         """A repository that takes pushes reads the body itself, as far as it wants it."""
         ask = exchange.ask
         if not ask.path:  # what clients ask first, where this repository is all that they know
-            return await self._pages.answer(replace(entry, address=Address(login.SEGMENT, "", "")), admitted)
+            return await self._pages.answer(replace(entry, address=Address(ROOT, "", "")), admitted)
         self._gate.judge(admitted, registry.operation(ask), entry)
         if ask.method in READING and self._is_turned_away(exchange.connection):
             raise TurnedAway
@@ -136,8 +136,9 @@ class Front:
         return answer
 
     def _at_home(self, entry: Entry) -> tuple[Entry, NotServed | None]:
-        """With the repository that an address of a registry's API is of; or why there is none."""
-        if entry.address.repo == login.SEGMENT and entry.address.path in login.PATHS:
+        """With the repository that an address of a registry's API is of, or why there is none: who may
+        hear that is for the gate."""
+        if entry.address.repo == ROOT and entry.address.path in login.PATHS:
             return entry, None
         rules, mounts = self._door.access, self._engine.mounts()
         try:
@@ -179,7 +180,7 @@ class Front:
         """Anything but reading is for repositories whose provider relays it, and for logging in."""
         mount = self._engine.mounts().get(address.repo)
         methods = mount.provider.methods & RELAYING if mount else READING
-        if address.repo == login.SEGMENT and address.path == login.TOKEN:
+        if login.is_token(address):
             methods = login.METHODS
         if method not in methods:
             what = "this repository can only be read" if mount else "this method is not answered here"
@@ -190,17 +191,24 @@ class Front:
         give it away."""
         if not ask.repo:
             return plain_page(fault)
-        if ask.repo == login.SEGMENT:
-            return login.registry_page(fault)
+        if ask.repo == ROOT:
+            return containers.page(fault)
         if may_see(ask.scopes, ask.repo):
             return self._engine.problem(fault, ask)
-        if ask.base.endswith(f"/{login.SEGMENT}/{ask.repo}"):
-            return login.registry_page(fault)
+        if _is_under_root(ask):
+            return containers.page(fault)
         return self._engine.problem(fault, replace(ask, repo=""))
 
 
+def _is_under_root(ask: Ask) -> bool:
+    """By an address that begins with `/v2/`, which says nothing of what is mounted."""
+    return ask.base.endswith(f"/{ROOT}/{ask.repo}") or (
+        ask.base.endswith(f"/{ROOT}") and not ask.base.endswith(f"/{ask.repo}/{ROOT}")
+    )
+
+
 def _is_catalog(address: Address) -> bool:
-    return (address.repo, address.path) == (login.SEGMENT, login.CATALOG)
+    return (address.repo, address.path) == (ROOT, login.CATALOG)
 
 
 def _ask(entry: Entry, exchange: Exchange, admitted: Admitted) -> Ask:

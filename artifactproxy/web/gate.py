@@ -13,6 +13,7 @@ from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized
 from artifactproxy.model import Operation, Right, Scope
 from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
 from artifactproxy.rules.credentials import secret_in
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.tokens.keys import NOBODY, Caller
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.contract import KeysLike
@@ -112,7 +113,7 @@ class Gate:
 def _is_registry(entry: Entry) -> bool:
     """By the form of the address alone, which gives nothing away."""
     address = entry.address
-    return address.repo == "v2" or bool(address.api) or address.path.startswith("v2/")
+    return address.repo == ROOT or bool(address.api) or address.path.startswith(f"{ROOT}/")
 
 
 def _does(right: Right) -> str:

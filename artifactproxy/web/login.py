@@ -14,18 +14,19 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import BadRequest, Fault, NotServed, Unauthorized
+from artifactproxy.errors import BadRequest, NotServed, Unauthorized
 from artifactproxy.model import Operation, Right
 from artifactproxy.ports import Clock
-from artifactproxy.providers._base import Page, json_text
+from artifactproxy.rules.addresses import Address
 from artifactproxy.rules.credentials import TICKET_SECONDS, secret_in
+from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.tokens.keys import Caller
+from artifactproxy.web import containers
 from artifactproxy.web.answers import json_answer
 from artifactproxy.web.contract import KeysLike
 from artifactproxy.web.door import Entry
 from artifactproxy.web.gate import BASIC, NOTHING, Admitted, Gate
 
-SEGMENT = "v2"
 TOKEN = "token"  # noqa: S105  the last segment of an address
 CATALOG = "_catalog"
 PATHS = frozenset({"", TOKEN, CATALOG})
@@ -33,8 +34,6 @@ PATHS = frozenset({"", TOKEN, CATALOG})
 METHODS = frozenset({"GET", "HEAD", "POST"})
 _PARAMETERS_MAX = 100
 _RIGHTS = {"pull": Right.READ, "push": Right.PUSH, "delete": Right.DELETE, "*": Right.ADMIN}
-_CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN", 405: "UNSUPPORTED", 429: "TOOMANYREQUESTS"}
-
 _BEFORE_KIND = re.compile(r"\A(.+?)/(?:manifests|blobs|tags|referrers)/")
 
 _Fields = Mapping[str, list[str]]
@@ -56,8 +55,8 @@ class Login:
         """Raises `NotServed` for any other address under `/v2/`, and `Fault`."""
         if not entry.address.path:
             return self._ping(entry, admitted)
-        if entry.address.path != TOKEN or self._keys is None:
-            self._gate.judge(admitted, _reading(entry.address.path), entry)
+        if self._keys is None or not is_token(entry.address):
+            self._gate.judge(admitted, unmounted(entry.address), entry)
             raise NotServed(NOTHING)
         self._gate.access.judge_admin(entry.visit)
         return await self._token(self._keys, entry, admitted.caller, body)
@@ -68,9 +67,7 @@ class Login:
         open_to_all = self._gate.access.open_reading
         if caller.why or not (believed or (open_to_all and not self._takes_pushes())):
             raise Unauthorized(caller.why or "log in with a token", challenge=self._gate.challenge(entry))
-        answer = json_answer({})
-        answer.headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
-        return answer
+        return containers.ping()
 
     async def _token(self, keys: KeysLike, entry: Entry, caller: Caller, body: bytes) -> Answer:
         fields = _fields(entry.address.query if not body else body.decode("utf-8", "replace"))
@@ -94,21 +91,18 @@ class Login:
         return json_answer(told)
 
 
-def _reading(path: str) -> Operation:
+def is_token(address: Address) -> bool:
+    """The one address under `/v2/` that is no repository's, by whatever default."""
+    return address.repo == ROOT and address.path == TOKEN
+
+
+def unmounted(address: Address) -> Operation:
     """What is asked of a repository that is not here, as it would be if it were."""
-    name = _BEFORE_KIND.match(path)
-    repo, _, image = (name[1] if name else path).partition("/")
+    if address.repo != ROOT:
+        return Operation(Right.READ, address.repo)
+    name = _BEFORE_KIND.match(address.path)
+    repo, _, image = (name[1] if name else address.path).partition("/")
     return Operation(Right.READ, repo, image)
-
-
-def registry_page(fault: Fault) -> Page:
-    """An error as the distribution specification words it."""
-    code = _CODES.get(fault.status, "UNKNOWN")
-    return Page(
-        json_text({"errors": [{"code": code, "message": fault.detail, "detail": None}]}),
-        "application/json",
-        fault.detail,
-    )
 
 
 def _fields(text: str) -> _Fields:

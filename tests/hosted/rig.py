@@ -177,7 +177,7 @@ async def rig(
     if bucket is not None:
         if not bucket.port:
             await bucket.start()
-        more = top_keys(bucket, folder, limits=limits or {}, store={"local_tier": 0})
+        more = top_keys(bucket, folder, limits=limits or {}, store={"local_tier": 0, "read": "20s"})
     path = folder / "config.yaml"
     path.write_text(
         f"listen: 127.0.0.1:0\ndata: {folder / 'data'}\nlog: {{file: {folder / 'log'}}}\n{more}"

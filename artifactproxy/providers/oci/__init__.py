@@ -83,12 +83,12 @@ class Oci(Provider):
         return registries.PUBLIC["docker.io"] if registries.is_docker_hub(upstream) else upstream
 
     def operation(self, ask: Ask) -> Operation:
-        """The image that is read: a scope may be for some of them only."""
+        """Reading, of an image by its full name: what is left out of it grants and hides nothing."""
         try:
             name = operation_of("GET", ask.path, ask.query).name
         except Fault:
-            name = ""
-        return Operation(Right.READ, ask.repo, name)
+            name = ""  # `classify` will say what is wrong with it
+        return Operation(Right.READ, ask.repo, self._full(name) if name else "")
 
     def classify(self, ask: Ask) -> Route | Reply:
         # Asked as reading always: what a writing method is refused for is that nothing is taken here.

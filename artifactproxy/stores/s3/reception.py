@@ -31,6 +31,7 @@ class S3Reception:
         self._cut = plan(length, dock.options.part_size)
         self._filing = Filing(dock, sha256)
         self._upload: Upload | None = None
+        self._opening: asyncio.Task[Upload] | None = None
         self._number = 1
         self._received = 0
         self._buffer = bytearray()
@@ -75,6 +76,10 @@ class S3Reception:
             task.cancel()
         if self._sending:
             await asyncio.wait(self._sending)
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+            if not self._opening.cancelled():
+                self._opening.exception()  # told where it was waited for
         await self._filing.drop()
         await self._room.aclose()
         self._buffer = bytearray()
@@ -104,13 +109,23 @@ class S3Reception:
         async with room:
             await self._turns.acquire()
             with told("store a blob"):
-                if self._upload is None:
-                    await self._filing.place(early=self._dock.budget.has_early)
-                    self._upload = await self._filing.begin(self._cut)
+                upload = await self._opened()
             kept = room.pop_all()
-        task = asyncio.create_task(self._send(self._upload, part, body, kept))
+        task = asyncio.create_task(self._send(upload, part, body, kept))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
+
+    async def _opened(self) -> Upload:
+        """The upload, begun with the first part. Whoever leaves meanwhile leaves it to `abandon`, which
+        can only end what it knows the id of."""
+        if self._upload is None:
+            self._opening = asyncio.create_task(self._open())
+            self._upload = await asyncio.shield(self._opening)
+        return self._upload
+
+    async def _open(self) -> Upload:
+        await self._filing.place(early=self._dock.budget.has_early)
+        return await self._filing.begin(self._cut)
 
     async def _send(self, upload: Upload, part: Part, body: bytearray, room: AsyncExitStack) -> None:
         async with room:
