@@ -51,9 +51,9 @@ def workplace(place: Destination, order: Order) -> Iterator[Workplace]:
         return
     path = beside(place.path)
     folder = _claimed(path, place)
+    work = Workplace(folder)
     try:
         _prepare(path, order)
-        work = Workplace(folder)
         yield work
         work.keep = False
     finally:
