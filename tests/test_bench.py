@@ -231,7 +231,7 @@ def test_a_throttled_origin_gives_what_it_says_and_tells_when(tmp_path: Path, op
             (only,) = pull(port, ["/blob.bin"], cores, like=blob.path).transfers
             seconds.append(only.total)
             ended, start, stop = log.read_text().splitlines()[-1].split()
-            assert begun < float(ended) <= only.ended + 0.001
+            assert begun < float(ended) <= only.ended + 0.05
             assert (start, stop) == ("0", "400000")
         with urlopen(Request(f"http://127.0.0.1:{port}/blob.bin", headers={"Range": "bytes=5-9"})) as part:
             assert (part.status, part.headers["Content-Range"]) == (206, "bytes 5-9/400000")

@@ -44,7 +44,8 @@ def _codes(root: type[errors.Fault]) -> frozenset[str]:
 
 STORE_CODES = (
     _codes(errors.StoreUnavailable)
-    | {errors.IndexUnavailable.code, "store_temp", "hollow", "helper", "helper_slow"}
+    | {errors.IndexUnavailable.code, "store_temp", "store_busy", "being_deleted"}
+    | {"hollow", "helper", "helper_slow"}
     | {
         "index_away",
         "index_busy",

@@ -17,7 +17,7 @@ from artifactproxy.rules.http import parse_content_range, strong
 
 STRONG_AFTER: Final = 60.0  # seconds between Last-Modified and Date
 
-_DISLIKED: Final = frozenset({400, 405, 406, 412, 416, 417, 501})
+_DISLIKED: Final = frozenset({400, 405, 406, 412, 416, 417})
 UNFIT: Final = frozenset({"bad_206", "ranges_ignored", "ranges_refused"})
 """Codes that say: over parallel ranges this is not to be had from there."""
 

@@ -380,5 +380,8 @@ def _multiply(data: Path, count: int) -> None:
             path.write_bytes(content)
             fields = [1000 + number, row[1], f"many/{number}", *row[3:5], sha256, len(content), *row[7:]]
             db.execute(f"INSERT INTO entries VALUES ({','.join('?' * width)})", fields)
-            db.execute("INSERT INTO blobs VALUES (?, ?, 0, NULL)", (sha256, len(content)))
+            db.execute(
+                "INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES (?, ?, 0, NULL)",
+                (sha256, len(content)),
+            )
     db.close()

@@ -125,6 +125,11 @@ class Chaos:
     def hits(self, path: str, method: str = "") -> int:
         return sum(1 for seen in self.requests if seen.path == path and method in ("", seen.method))
 
+    def wholes(self, path: str) -> int:
+        """Requests for the whole; one for all from the first byte on looks whether there are ranges."""
+        asked = (seen.headers.get("range", "") for seen in self.requests if seen.path == path)
+        return sum(1 for each in asked if each in ("", "bytes=0-"))
+
     def last(self, path: str) -> Seen:
         return [seen for seen in self.requests if seen.path == path][-1]
 

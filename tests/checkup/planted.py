@@ -126,17 +126,21 @@ def _folder(data: Path) -> None:
 
 
 def _phantom(data: Path) -> None:
-    update("INSERT INTO blobs VALUES (?, 12345, 1, NULL)", "d" * 64)(data)
+    update("INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES (?, 12345, 1, NULL)", "d" * 64)(data)
 
 
 def _overdue(data: Path) -> None:
     sha256 = make_blob(data, b"doomed long ago", HOURS)
-    update("INSERT INTO blobs VALUES (?, 15, 1, ?)", sha256, time.time() - HOURS)(data)
+    update(
+        "INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES (?, 15, 1, ?)",
+        sha256,
+        time.time() - HOURS,
+    )(data)
 
 
 def _contradiction(data: Path) -> None:
     sha256 = make_blob(data, b"other bytes", 0)
-    update("INSERT INTO blobs VALUES (?, 11, 1, NULL)", sha256)(data)
+    update("INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES (?, 11, 1, NULL)", sha256)(data)
     update("UPDATE entries SET sha256 = ?, size = 11 WHERE path = 'tool.bin'", sha256)(data)
 
 

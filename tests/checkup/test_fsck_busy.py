@@ -193,7 +193,9 @@ async def test_overdue_deletion_is_a_note_while_nothing_runs(tmp_path: Path, cha
     async with filled(tmp_path, chaos) as world:
         sha256 = make_blob(world.data, b"doomed long ago", 10_000)
         with sql(world.data) as db:
-            db.execute("INSERT INTO blobs VALUES (?, 15, 1, 2)", (sha256,))
+            db.execute(
+                "INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES (?, 15, 1, 2)", (sha256,)
+            )
         found, summary = await world.stopped()
         assert [(f["invariant"], f["kind"], f["note"]) for f in found] == [("I15", "overdue", True)]
         assert (summary["found"], summary["notes"]) == (0, 1)

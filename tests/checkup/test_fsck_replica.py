@@ -144,7 +144,9 @@ def _misplace(cluster: Cluster) -> None:
 
 async def _contradiction(cluster: Cluster) -> None:
     cluster.bucket.plant(blob_path(OTHER), b"other bytes")
-    await row(f"INSERT INTO blobs VALUES ('{OTHER}', 11, 1, NULL)")(cluster)
+    await row(f"INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES ('{OTHER}', 11, 1, NULL)")(
+        cluster
+    )
     await row(f"UPDATE entries SET sha256 = '{OTHER}', size = 11 WHERE path = 'tool.bin'")(cluster)
 
 
@@ -157,7 +159,11 @@ PLANTED = {
         "I02", "damaged", thing(lambda c: _change(c, lambda body: b"?" + body[1:])), fast=False
     ),
     "orphan": Planted("I10", "orphan", thing(_orphan)),
-    "phantom": Planted("I14", "phantom", row(f"INSERT INTO blobs VALUES ('{'d' * 64}', 12345, 1, NULL)")),
+    "phantom": Planted(
+        "I14",
+        "phantom",
+        row(f"INSERT INTO blobs (sha256, size, added_at, doomed_at) VALUES ('{'d' * 64}', 12345, 1, NULL)"),
+    ),
     "uncounted": Planted("I14", "uncounted", row("DELETE FROM blobs WHERE size = 300000")),
     "miscounted": Planted("I14", "miscounted", row("UPDATE blobs SET size = 1 WHERE size = 300000")),
     "doomed": Planted("I15", "doomed", row("UPDATE blobs SET doomed_at = 1 WHERE size = 300000")),

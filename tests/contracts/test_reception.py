@@ -21,7 +21,11 @@ PART = 5 * 2**20
 SIZES = [0, 1, PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 7]
 
 
-@pytest.fixture(params=sorted(stores.KINDS))
+RECEIVING = sorted(set(stores.KINDS) - {"fs"})
+"""The others give None: a folder takes a file over by its name, so there is nothing to gain."""
+
+
+@pytest.fixture(params=RECEIVING)
 def box(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
     box: Stores = harness_of(STORES, request.param, tmp_path)
     return box
@@ -36,8 +40,7 @@ async def store(box: Stores) -> AsyncIterator[BlobStore]:
 
 async def received(store: BlobStore, body: bytes, length: int | None) -> Reception:
     reception = await store.receive(hashlib.sha256(body).hexdigest(), length)
-    if reception is None:
-        pytest.skip("this kind has no use for it")
+    assert reception is not None
     for start in range(0, len(body), 700_001):
         await reception.write(body[start : start + 700_001])
     return reception
@@ -99,8 +102,7 @@ async def test_b18_many_at_once_share_the_bound(store: BlobStore) -> None:
 
 
 async def test_b18_a_store_that_is_away_stops_it(store: BlobStore, box: Stores) -> None:
-    if box.away is None:
-        pytest.skip("this kind cannot be away")
+    assert box.away is not None
     body = os.urandom(3 * PART)
     reception = await received(store, body[:PART], None)
     box.away(True)

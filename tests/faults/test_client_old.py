@@ -46,7 +46,7 @@ async def test_c23_a_body_of_unknown_length_gets_one(tmp_path: Path, chaos: Chao
             assert await client.rest() == b""
             client.close()
             await proxy.settled()
-        assert chaos.hits("/f.bin") == 1
+        assert chaos.wholes("/f.bin") == 1
         assert held(proxy) == {"f.bin"}
         await well(proxy, chaos)
 

@@ -94,7 +94,7 @@ async def test_n06_a_collector_dies_in_the_middle(tmp_path: Path, chaos: Chaos) 
         janitor, bury = cl[0].engine._janitor, cl[0].engine.parts.ledger.bury
         assert (await janitor.evict(10**12))[0] == 3
 
-        async def dies(sha256s: list[str]) -> None:
+        async def dies(sha256s: list[str], *, seized: bool = False) -> None:
             raise asyncio.CancelledError
 
         cl[0].engine.parts.ledger.bury = dies  # type: ignore[method-assign]

@@ -98,9 +98,10 @@ async def test_a_copy_that_was_killed_half_way_is_made_again(tmp_path: Path, cha
         _config(folder, chaos, _bucket(bucket))
         async with started(folder, env=SECRETS) as (_, base):
             assert await _fetch(base, "large.bin") == body
-            while not bucket.objects:
+            copies = folder / "data/tier/blobs"
+            while not (bucket.objects and any(path.is_file() for path in copies.rglob("*"))):
                 await asyncio.sleep(0.02)
-        shutil.rmtree(folder / "data/tier/blobs")
+        shutil.rmtree(copies)
         killed = {**SECRETS, "ARTIFACTPROXY_FAILPOINTS": "tier.write=kill@2"}
         async with started(folder, env=killed) as (process, base):
             assert await _fetch(base, "large.bin") is None

@@ -252,14 +252,14 @@ HOLD_NEEDED = (
     "SELECT key, sha256 FROM entries WHERE key = ANY($1::bytea[]) AND sha256 IS NOT NULL"
     " ORDER BY key FOR KEY SHARE"
 )
-_OF_PATH = f"{_OF_REPO} AND left(e.path, 500) = left($2, 500) AND e.path = $2 AND e.variant <> ''"
+_OF_PATH = f"{_OF_REPO} AND left(e.path, 400) = left($2, 400) AND e.path = $2 AND e.variant <> ''"
 VARIANTS = (
-    f"{_ROW} WHERE {_OF_PATH} AND left(e.variant, 500) >= left($3, 500) AND e.variant > $3"
-    " AND left(e.variant, 500) <= left($4, 500) AND e.variant < $4 AND e.sha256 IS NOT NULL"
+    f"{_ROW} WHERE {_OF_PATH} AND left(e.variant, 100) >= left($3, 100) AND e.variant > $3"
+    " AND left(e.variant, 100) <= left($4, 100) AND e.variant < $4 AND e.sha256 IS NOT NULL"
     " ORDER BY e.variant LIMIT $5"
 )
 PATHS = (
-    f"SELECT DISTINCT e.path FROM entries e WHERE {_OF_REPO} AND left(e.path, 500) >= left($2, 500)"
+    f"SELECT DISTINCT e.path FROM entries e WHERE {_OF_REPO} AND left(e.path, 400) >= left($2, 400)"
     " AND e.path > $2 AND e.variant <> '' AND e.variant >= $3 AND e.variant < $4 ORDER BY e.path LIMIT $5"
 )
 ALIKE = (

@@ -13,7 +13,7 @@ CREATE TABLE uploads (
 CREATE INDEX uploads_by_touch ON uploads (touched);
 CREATE INDEX uploads_by_caller ON uploads (left(caller, 500));
 CREATE INDEX entries_of_uploads ON entries (fetched_at) WHERE variant >= 'part:' AND variant < 'part;';
-CREATE INDEX entries_by_variant ON entries (left(repo, 100), left(path, 500), left(variant, 500))
+CREATE INDEX entries_by_variant ON entries (left(repo, 100), left(path, 400), left(variant, 100))
     WHERE variant <> '';
 
 -- Whoever deletes a doomed blob says so first: until it is buried nobody may count on it.
