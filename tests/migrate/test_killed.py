@@ -78,7 +78,7 @@ async def test_a_killed_migration_is_run_again(tmp_path: Path, chaos: Chaos, poi
     async with Bucket() as bucket:
         aim = _config(tmp_path / "new", chaos, _bucket(bucket))
         arguments = ("migrate", "--config", str(tmp_path / "old/config.yaml"), "--to", str(aim))
-        code, _ = await _run(*arguments, ARTIFACTPROXY_FAILPOINTS=f"{point}=kill@5")
+        code, _ = await _run(*arguments, ARTIFACTPROXY_FAILPOINTS=f"{point}=kill@2")
         assert code == -signal.SIGKILL
         assert len(bucket.objects) < BLOBS
         code, said = await _run(*arguments)
