@@ -78,7 +78,7 @@ def test_another_replica_serves_what_one_has_fetched(replicas: Cluster, origin: 
         for other in replicas.replicas[1:]:
             got = get(other.url, path)
             assert (got.status, got.source, got.body) == (200, "cache", first.body)
-    assert set(origin.asked.values()) == {1}
+    assert set(origin.whole.values()) == {1}
 
 
 def test_a_crowd_on_three_replicas_costs_one_download(replicas: Cluster, origin: Origin) -> None:

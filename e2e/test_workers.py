@@ -93,6 +93,7 @@ def test_a_worker_that_is_killed_in_an_install_is_replaced(
     _until(lambda: len(_pids(proxy)) == WORKERS and not set(_pids(proxy)) & set(before[:2]))
     _until(lambda: _metric(proxy, "workers") == WORKERS)
     assert _metric(proxy, "workers_restarted_total") == 2
+    proxy.look_from_here()
     with proxy.watch() as seen:
         installed = pip.installed(pip.install(MANY, index=proxy.index))
     assert MANY in installed
