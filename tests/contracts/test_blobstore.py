@@ -282,7 +282,7 @@ async def test_b11_a_cancelled_put_leaves_all_or_nothing(store: BlobStore, box: 
 
 
 async def test_b11_a_put_cancelled_in_the_queue_leaves_nothing(store: BlobStore, box: Stores) -> None:
-    failpoints.arm("tmp.fsynced=sleep:0.02")
+    failpoints.arm("tmp.fsynced=sleep:0.2")
     bodies = [os.urandom(1000) for _ in range(24)]
     tasks = [asyncio.create_task(store.put(ref_of(body), temp_with(box, body))) for body in bodies]
     await asyncio.sleep(0.01)

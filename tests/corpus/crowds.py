@@ -83,7 +83,8 @@ async def long_query(scene: Scene, *, path: str, unit: str, count: int, wants: l
 
 async def missing_names(scene: Scene, *, path: str, count: int, cap: int) -> None:
     """Names that do not exist, each remembered for a while, but only so many of them."""
-    async with scene.proxy(top=f"limits: {{negative_keys: {cap}, sweep_every: 50ms}}") as proxy:
+    top = f"limits: {{negative_keys: {cap}, sweep_every: 50ms}}"
+    async with scene.proxy(top=top, extra="first_byte: 10s") as proxy:
         before = len((await proxy.get("/metrics")).body.splitlines())
         statuses = await _crowd([f"{path.format(n=n)}" for n in range(count)], proxy)
         assert set(statuses) == {404}, statuses

@@ -102,7 +102,7 @@ def configured(
     bucket: Bucket | None = None,
     url: str = "",
     top: str = LIMITS,
-    extra: str = "queue_wait: 30s",
+    extra: str = "queue_wait: 30s\nfirst_byte: 10s",
     remote: str = "",
     index: Mapping[str, Any] | None = None,
 ) -> Config:
