@@ -26,7 +26,7 @@ class Blobs:
         entry = await self._kit.held(blob_key(call.repo, call.name, digest))
         if entry is None or entry.ref is None:
             raise no_blob(digest)
-        if call.ask.method == "HEAD" and not await self._is_there(entry.ref):
+        if call.ask.method == "HEAD" and not await self.is_there(entry.ref):
             raise no_blob(digest)  # whoever is about to push mends it
         answer = await served(self._kit, call, entry, "pushed here")
         answer.headers.append((DIGEST_HEADER, str(digest)))
@@ -41,7 +41,7 @@ class Blobs:
         """The whole body of one request. One that this name has is answered before it is read, if the
         client waits for that, and else without a second look at its bytes."""
         entry = await self._kit.held(blob_key(call.repo, call.name, digest))
-        if entry is not None and entry.ref is not None and await self._is_there(entry.ref):
+        if entry is not None and entry.ref is not None and await self.is_there(entry.ref):
             await self._read_past(call)
             return self.created(call, digest, "it was here already")
         received = await self.receive(call, digest)
@@ -76,7 +76,7 @@ class Blobs:
             # As if it were not there, for who may not read it.
             if not may(call.ask.scopes, Operation(Right.READ, call.repo, entry.key.path)):
                 continue
-            if entry.ref is None or not await self._is_there(entry.ref):
+            if entry.ref is None or not await self.is_there(entry.ref):
                 continue
             row = self.row(call, digest, entry.ref)
             if await self._kit.hosting.publish([row], needs=[entry.key]) is None:
@@ -105,7 +105,7 @@ class Blobs:
         where: Header = ("Location", call.address(f"blobs/{digest}"))
         return empty(call, 201, reason, where, (DIGEST_HEADER, str(digest)))
 
-    async def _is_there(self, ref: BlobRef) -> bool:
+    async def is_there(self, ref: BlobRef) -> bool:
         """Whether the store has it. Not knowing raises: nothing is ever put over a good blob by mistake,
         but a client that is told of a blob does not push it."""
         return await self._kit.tools.store.size(ref.sha256) == ref.size

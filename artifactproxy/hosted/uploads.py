@@ -120,7 +120,7 @@ class Uploads:
         """All of it in the last request: as if it had been pushed in one."""
         self._judge_range(call, session)
         entry = await self._kit.held(blob_key(call.repo, call.name, wanted))
-        if entry is not None and call.body.waits:
+        if call.body.waits and entry is not None and entry.ref and await self._blobs.is_there(entry.ref):
             await self._kit.hosting.close_session(session)
             return self._blobs.created(call, wanted, "it was here already")
         try:

@@ -160,3 +160,37 @@ async def test_what_the_store_has_lost_is_mended_by_pushing_again(far: Rig) -> N
     assert (await far.ask("HEAD", f"{NAME}/blobs/{digest}")).status == 404, "so that clients push it"
     await far.pushed(b"lost and found")
     assert (await far.ask("GET", f"{NAME}/blobs/{digest}")).body == b"lost and found"
+
+
+async def offered(far: Rig, body: bytes, *, sent: bool) -> int:
+    """Push in two requests, the second of which waits for the word to go on; how often the bucket was asked
+    for a blob from then on. Without `sent` the word must not come."""
+    assert far.bucket is not None
+    place = (await far.begun()).removeprefix(far.base) + f"?digest={sha256(body)}"
+    before = len(far.bucket.history)
+    reader, writer = await far.raw()
+    writer.write(far.head("PUT", place, f"Content-Length: {len(body)}", "Expect: 100-continue"))
+    if sent:
+        assert b" 100 " in await reader.readline()
+        writer.write(body)
+        await reader.readline()
+    assert b" 201 " in await reader.readline()
+    writer.close()
+    return sum("blobs/sha256/" in call.key for call in far.bucket.history[before:])
+
+
+async def test_e9_what_is_here_costs_one_look_into_the_store(far: Rig) -> None:
+    body = os.urandom(PART)
+    await far.pushed(body)
+    assert await offered(far, body, sent=False) == 1
+
+
+async def test_what_the_store_has_lost_is_asked_for_again(far: Rig) -> None:
+    """Also where the last request of an upload brings all of it."""
+    assert far.bucket is not None
+    body = os.urandom(70_000)
+    digest = await far.pushed(body)
+    (key,) = [key for key in far.bucket.objects if digest[7:] in key]
+    far.bucket.objects.pop(key)
+    await offered(far, body, sent=True)
+    assert (await far.ask("GET", f"{NAME}/blobs/{digest}")).body == body
