@@ -80,7 +80,7 @@ def s3_stores(root: Path) -> Stores:
     clock = Time()
     clock.now = time.time()
     bucket = beside().serve(Bucket(clock=clock))
-    options = bucket.options(prefix=PREFIX, part_size=PART, tries=2)
+    options = bucket.options(prefix=PREFIX, part_size=PART, tries=2, read=20.0)
     temps, numbers, intents = root / "tmp", count(), MemoryIntents()
     temps.mkdir(exist_ok=True)
 
