@@ -11,12 +11,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from artifactproxy import failpoints
-from artifactproxy.engine.spool import BATCH_BYTES, Hashing, Spool
+from artifactproxy.engine.spool import Hashing, Spool
 from artifactproxy.engine.temps import disk_fault
 from artifactproxy.errors import BrokenPromise
 from artifactproxy.model import BlobRef, Digest, Promise
 from artifactproxy.ports import BlobStore, Reception
 from artifactproxy.rules.digests import check, missing
+
+BATCH_BYTES = 2 * 2**20
+"""Hashed at a time of a body on its way. The store holds these bytes in any case, and a thread is dear to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,17 @@ class Passing:
         """One batch at a time, beside what arrives meanwhile."""
         if self._hashing is not None:
             await self._hashing
-        batch = b"".join(self._batch)
+        batch = self._batch
         self._batch, self._batch_bytes, self._hashing = [], 0, None
         if self._executor is None:
-            self._hasher.update(batch)
+            self._update(batch)
         else:
             loop = asyncio.get_running_loop()
-            self._hashing = loop.run_in_executor(self._executor, self._hasher.update, batch)
+            self._hashing = loop.run_in_executor(self._executor, self._update, batch)
+
+    def _update(self, batch: list[bytes]) -> None:
+        for chunk in batch:
+            self._hasher.update(chunk)
 
     async def drain(self) -> None:
         await self._hash()

@@ -34,7 +34,7 @@ class S3Reception:
         self._opening: asyncio.Task[Upload] | None = None
         self._number = 1
         self._received = 0
-        self._buffer = bytearray()
+        self._filling: MemorySource | None = None
         self._room = AsyncExitStack()
         self._turns = asyncio.Semaphore(dock.options.parts)
         self._sending: set[asyncio.Task[None]] = set()
@@ -46,14 +46,16 @@ class S3Reception:
         while left:
             self._raise_fault()
             part = self._cut.part(self._number)
-            if not self._buffer:
+            if self._filling is None:
                 await self._make_room(part)
+                self._filling = MemorySource(part.start)
             taken = min(len(left), part.stop - self._received)
-            self._buffer += left[:taken]
+            self._filling.add(left[:taken])
             self._received += taken
             left = left[taken:]
             if self._received == part.stop and self._received != self._length:
-                await self._dispatch(part)
+                body, self._filling = self._filling, None
+                await self._dispatch(part, body)
 
     async def finish(self, ref: BlobRef) -> None:
         """Make it visible: all of it has been written, and verified to be `ref`."""
@@ -62,7 +64,7 @@ class S3Reception:
         try:
             with told("store a blob"):
                 if self._upload is None:
-                    await self._dock.put(ref, MemorySource(self._buffer, 0))
+                    await self._dock.put(ref, self._filling or MemorySource(0))
                 else:
                     await self._complete(self._upload, ref)
         except (UploadLost, SourceFailed) as error:
@@ -82,12 +84,12 @@ class S3Reception:
                 self._opening.exception()  # told where it was waited for
         await self._filing.drop()
         await self._room.aclose()
-        self._buffer = bytearray()
+        self._filling = None
 
     async def _complete(self, upload: Upload, ref: BlobRef) -> None:
-        if self._buffer:
-            start = self._received - len(self._buffer)
-            await upload.part(MemorySource(self._buffer, start), Part(self._number, start, self._received))
+        if self._filling is not None:
+            last = Part(self._number, self._received - self._filling.size, self._received)
+            await upload.part(self._filling, last)
         while self._sending:
             await asyncio.wait(self._sending)
         self._raise_fault()
@@ -101,9 +103,8 @@ class S3Reception:
         except TimeoutError as error:
             raise Busy("too many bodies are on their way to the bucket", code="store_busy") from error
 
-    async def _dispatch(self, part: Part) -> None:
-        """Send the part that is full, and begin the next; its room goes with it."""
-        body, self._buffer = self._buffer, bytearray()
+    async def _dispatch(self, part: Part, body: MemorySource) -> None:
+        """Send a part that is full; its room goes with it."""
         room, self._room = self._room, AsyncExitStack()
         self._number += 1
         async with room:
@@ -127,11 +128,11 @@ class S3Reception:
         await self._filing.place(early=self._dock.budget.has_early)
         return await self._filing.begin(self._cut)
 
-    async def _send(self, upload: Upload, part: Part, body: bytearray, room: AsyncExitStack) -> None:
+    async def _send(self, upload: Upload, part: Part, body: MemorySource, room: AsyncExitStack) -> None:
         async with room:
             try:
                 with told("store a blob"):
-                    await upload.part(MemorySource(body, part.start), part)
+                    await upload.part(body, part)
             except StoreUnavailable as fault:
                 self._fault = self._fault or fault
             except (UploadLost, SourceFailed) as error:

@@ -1,4 +1,5 @@
-"""One attempt to send a span of a body: by sendfile from a file to a plain connection, else in slices.
+"""One attempt to send a span of a body: straight to the socket of a plain connection, from a file or from
+memory, else in slices.
 
 Measured: for 1 GiB in parts of 8 MiB, slices cost a third more CPU than sendfile, of which most is the kernel's.
 """
@@ -8,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from aiohttp import ClientConnectionResetError, Payload
 from aiohttp.abc import AbstractStreamWriter
 
-from artifactproxy.stores.s3.sources import SLICE, Source, SourceFailed
+from artifactproxy.stores.s3.sources import SLICE, MemorySource, Source, SourceFailed
 
 _CALL = 1024 * 1024
+Give = Callable[[int, int, int], int]
+"""Hands a socket what it takes of the span between two places; how much that was."""
 _BROKEN = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ETIMEDOUT})
 
 
@@ -45,10 +49,14 @@ class Sending:
     async def send(self, writer: AbstractStreamWriter) -> None:
         """The head that waits in `writer`, then the span. Raises `SourceFailed` and OSError."""
         fd = self._source.descriptor
-        if fd >= 0 and self._stop - self._at > SLICE:  # less leaves in one packet with the head
+        views = self._source.views if isinstance(self._source, MemorySource) else None
+        # Less leaves in one packet with the head.
+        if (fd >= 0 or views) and self._stop - self._at > SLICE:
             transport = await _plain(writer)
             if transport is not None:
-                await self._send_file(fd, transport)
+                await self._send_straight(
+                    partial(_from_file, fd) if views is None else _from(views), transport
+                )
         while self._at < self._stop and not self._ended:
             self._moved()
             end = min(self._at + SLICE, self._stop)
@@ -61,15 +69,15 @@ class Sending:
             self._at = end
         self._moved()
 
-    async def _send_file(self, fd: int, transport: asyncio.WriteTransport) -> None:
-        """As much of the span as leaves so: what a file or a connection cannot do, slices can or tell."""
+    async def _send_straight(self, give: Give, transport: asyncio.WriteTransport) -> None:
+        """As much of the span as leaves so: what a source or a connection cannot do, slices can or tell."""
         with _own_descriptor(transport) as out:
             while self._at < self._stop and not self._ended:
                 if transport.is_closing():
                     raise ClientConnectionResetError("the connection was closed")
                 self._moved()
                 try:
-                    sent = os.sendfile(out, fd, self._at, min(_CALL, self._stop - self._at))
+                    sent = give(out, self._at, min(self._at + _CALL, self._stop))
                 except (BlockingIOError, InterruptedError):
                     await self._writable(out)
                     continue
@@ -142,6 +150,14 @@ def _own_descriptor(transport: asyncio.WriteTransport) -> Iterator[int]:
         yield out
     finally:
         os.close(out)
+
+
+def _from_file(fd: int, out: int, start: int, stop: int) -> int:
+    return os.sendfile(out, fd, start, stop - start)
+
+
+def _from(views: Callable[[int, int], list[memoryview]]) -> Give:
+    return lambda out, start, stop: os.writev(out, views(start, stop))
 
 
 def _settle(turn: asyncio.Future[None]) -> None:

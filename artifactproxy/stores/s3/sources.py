@@ -1,7 +1,7 @@
 """Where the bytes of an upload come from: any span of them, as often as a retry wants it.
 
-Nothing is read ahead and nothing is kept: a slice lives from its read to its write to the socket. A
-body that is shorter than it was is an error, never an end.
+Nothing is read ahead and nothing is copied to be kept: a slice lives from its read to its write to the
+socket. A body that is shorter than it was is an error, never an end.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 import zlib
 from base64 import b64encode
+from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from artifactproxy.errors import StoreUnavailable
 from artifactproxy.ports import Growing
 
 SLICE = 256 * 1024
+SMALL = 64 * 1024
+"""Pieces below this cost more to keep apart than to copy."""
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -103,18 +106,43 @@ class BytesSource:
 
 
 class MemorySource:
-    """A part that lies in memory; `start` is where it begins in the whole body."""
+    """A span of a body that lies in memory, in the pieces in which it came; `start` is where it begins in
+    the whole. Small pieces are laid together, so that there are never many."""
 
     descriptor = -1
 
-    def __init__(self, part: bytearray, start: int) -> None:
-        self._part = part
+    def __init__(self, start: int) -> None:
         self._start = start
+        self.size = 0
+        self._pieces: list[bytearray | memoryview] = []
+        self._begins: list[int] = []
+
+    def add(self, piece: memoryview) -> None:
+        """A large one is kept as it is and must not change."""
+        last = self._pieces[-1] if self._pieces else None
+        if len(piece) < SMALL and isinstance(last, bytearray) and len(last) < SLICE:
+            last += piece
+        else:
+            self._begins.append(self.size)
+            self._pieces.append(bytearray(piece) if len(piece) < SMALL else piece)
+        self.size += len(piece)
+
+    def views(self, start: int, stop: int) -> list[memoryview]:
+        """That span without a copy. While one of them lives nothing may be added."""
+        found, at = [], start - self._start
+        number = bisect_right(self._begins, at) - 1
+        while at < stop - self._start and number < len(self._pieces):
+            begin = self._begins[number]
+            view = memoryview(self._pieces[number])[at - begin : stop - self._start - begin]
+            found.append(view)
+            at += len(view)
+            number += 1
+        return found
 
     def read(self, start: int, stop: int) -> bytes:
-        found = bytes(memoryview(self._part)[start - self._start : stop - self._start])
+        found = b"".join(self.views(start, stop))
         if len(found) != stop - start:
-            raise SourceFailed  # it was abandoned
+            raise SourceFailed
         return found
 
     def expect(self, start: int, stop: int) -> None:
