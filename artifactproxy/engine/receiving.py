@@ -99,7 +99,9 @@ class Receiving:
             if reception is not None:
                 return Passing(reception, length, Hasher(algorithms(promise)), self._executor)
         tools.ready_for(length or 0)
-        return tools.new_spool(length, promise)
+        spool = tools.new_spool(length, promise)
+        spool.awaited = True
+        return spool
 
     async def _held(self, repo: str, name: str, ref: BlobRef) -> ArtifactKey:
         """Name the blob before it is put. One that is being deleted is waited for."""

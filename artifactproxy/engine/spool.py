@@ -19,13 +19,15 @@ from typing import Protocol
 from artifactproxy import failpoints
 from artifactproxy.engine.reread import WholeBody, digests_of
 from artifactproxy.engine.tailing import SpoolReader
-from artifactproxy.engine.temps import TempSpace, disk_fault, has_map, remove_map, write_all
+from artifactproxy.engine.temps import TempSpace, begin_flush, disk_fault, has_map, remove_map, write_all
 from artifactproxy.errors import Fault
 from artifactproxy.model import Digest, Span
 
 FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
 FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
+LARGE_CHUNK = 64 * 1024  # not worth a copy
+FLUSH_BYTES = 8 * 1024 * 1024  # handed to the disk at a time, where somebody waits for it
 
 
 class Hashing(Protocol):
@@ -56,6 +58,8 @@ class Spool:
         self.readers = 0
         self.round = 0  # how often it has started over
         self.kept = False  # whether its file stays for the next life, if there is a map of it
+        self.awaited = False  # whether somebody waits until it is durable
+        self._flushed = 0
         self._hold_back = hold_back
         self._memory_bytes = memory_bytes
         self._space = space
@@ -165,10 +169,17 @@ class Spool:
         batch.add_done_callback(lambda done: self._batch_done(done, size))
 
     def _hash_and_write(self, chunks: list[bytes]) -> None:
-        # Joined, because every single update gives up the interpreter and fights to get it back.
-        batch = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._hasher.update(batch)
-        write_all(self._fd, batch)
+        size = sum(map(len, chunks))
+        if len(chunks) > 1 and size < len(chunks) * LARGE_CHUNK:
+            # Joined, because every single update gives up the interpreter and fights to get it back.
+            chunks = [b"".join(chunks)]
+        for chunk in chunks:
+            self._hasher.update(chunk)
+            write_all(self._fd, chunk)
+        stop = self.written + size
+        if self.awaited and stop - self._flushed >= FLUSH_BYTES:
+            begin_flush(self._fd, self._flushed, stop)
+            self._flushed = stop
 
     def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
         self._batch = None
@@ -289,7 +300,7 @@ class Spool:
         self._drop_file()
         self._memory = bytearray()
         self._hasher = self._new_hasher()
-        self.received = self.written = 0
+        self.received = self.written = self._flushed = 0
         self.length = length
         self._half_passed = False
         self.round += 1

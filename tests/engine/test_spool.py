@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactproxy.engine.spool import Spool
+from artifactproxy.engine import spool as spool_module
+from artifactproxy.engine.spool import FLUSH_BYTES, Spool
 from artifactproxy.engine.temps import TempSpace
 from artifactproxy.errors import BrokenPromise, Fault, StoreFull
 from artifactproxy.model import Span
@@ -197,3 +198,22 @@ def test_released_never_runs_ahead(
         body.finish()
 
     asyncio.run(play())
+
+
+async def test_what_somebody_waits_for_is_handed_to_the_disk_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part of it once, in order, and nothing of a body that nobody waits for."""
+    spans: list[tuple[int, int]] = []
+    monkeypatch.setattr(spool_module, "begin_flush", lambda _fd, start, stop: spans.append((start, stop)))
+    for awaited in (False, True):
+        body = spool(space(tmp_path), 3 * FLUSH_BYTES, executor=None)
+        body.awaited = awaited
+        for _ in range(24):
+            await body.write(bytes(FLUSH_BYTES // 8))
+        await body.drain()
+        body.fail(Fault("over"))
+        body.finish()
+        assert bool(spans) == awaited
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert all(stop - start >= FLUSH_BYTES for start, stop in spans)
