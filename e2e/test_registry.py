@@ -1,4 +1,4 @@
-"""Real clients push to a registry of ours and pull back: skopeo, crane, oras and helm."""
+"""Real clients push to a registry of ours and pull back: skopeo, podman, crane, oras and helm."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Registry:
     home: Path
     empty: Path
     folder: Path
+    token: str
 
     def client(self, *command: str, home: Path | None = None, check: bool = True) -> str:
         done = subprocess.run(
@@ -72,7 +73,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         token = json.loads(done.out)["token"]
         empty = folder / "nobody"
         empty.mkdir()
-        yield Registry(host, logged_in(folder / "home", host, token), empty, folder)
+        yield Registry(host, logged_in(folder / "home", host, token), empty, folder, token)
     finally:
         child.stop()
 
@@ -147,6 +148,42 @@ def test_skopeo_without_a_token(registry: Registry, layout: Path) -> None:
         check=False,
     )
     assert "unauthorized" in said.lower() or "authentication required" in said.lower()
+
+
+def test_podman_logs_in_and_there_and_back(registry: Registry, layout: Path) -> None:
+    """By its own login, and through its own store, which packs layers anew: the image is the same by its
+    configuration, and what is pulled is what was pushed by its digest."""
+    podman, push = _podman(registry), ("--tls-verify=false", "--authfile", "podman.json")
+    target = f"{registry.host}/images/team/podman:v1"
+    said = registry.client(
+        *podman,
+        "login",
+        *push,
+        "-u",
+        "anybody",
+        "-p",
+        "wrong",
+        registry.host,
+        home=registry.empty,
+        check=False,
+    )
+    assert "invalid username/password" in said
+    registry.client(*podman, "login", *push, "-u", "anybody", "-p", registry.token, registry.host)
+    image = registry.client(*podman, "pull", "--quiet", f"oci:{layout}:v1").strip()
+    registry.client(*podman, "push", "--quiet", *push, "--digestfile", "pushed", image, target)
+    registry.client(*podman, "rmi", "--all", "--force")
+    registry.client(*podman, "pull", "--quiet", "--tls-verify=false", target, home=registry.empty)
+    shown = registry.client(*podman, "image", "inspect", "--format", "{{.Id}} {{.Digest}}", target)
+    assert shown.split() == [image, (registry.folder / "pushed").read_text()]
+
+
+def _podman(registry: Registry) -> list[str]:
+    """With a store of its own that needs nothing of the kernel. As another user than root it would need
+    more of the system than a build machine has."""
+    podman = require("podman")
+    if os.geteuid():
+        pytest.skip("podman without root needs subordinate ids and user namespaces")
+    return [podman, "--root", "podman", "--runroot", "podman-run", "--storage-driver", "vfs"]
 
 
 def test_crane_pushes_mounts_and_lists(registry: Registry, layout: Path) -> None:

@@ -37,6 +37,7 @@ PACKAGES = {
     "npm": "npm",
     "openssl": "openssl",
     "pgbouncer": "pgbouncer",
+    "podman": "podman",
     "postgres": "postgresql",
     "radosgw": "radosgw",
     "radosgw-admin": "ceph-common",
