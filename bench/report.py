@@ -16,6 +16,7 @@ from bench.goproxy import GOPROXY
 from bench.model import CannotMeasure, Goal, Result, Scale, median
 from bench.servers import tool
 from bench.verdaccio import VERDACCIO
+from tests.servers.minio import MODULE as MINIO
 
 _ORIGIN = (
     "Written by `{command}` on {day}; nothing here is edited by hand. Absolute figures belong to the machine "
@@ -110,6 +111,11 @@ def machine() -> list[tuple[str, str]]:
         ("nginx", _said("nginx", "-v")),
         ("wrk", _said("wrk", "-v")),
         ("curl, aria2c", f"{_said('curl', '--version')}, {_said('aria2c', '--version')}"),
+        (
+            "docker-registry, skopeo",
+            f"{_said('docker-registry', '--version')}, {_said('skopeo', '--version')}",
+        ),
+        ("MinIO", MINIO.rpartition("-")[0].rpartition(".")[2]),
         ("Node.js, npm, verdaccio", f"{_said('node', '-v')}, {_said('npm', '-v')}, {VERDACCIO}"),
         ("Go, goproxy", f"{_said('go', 'version')}, {GOPROXY.removeprefix('v')}"),
     ]

@@ -1,6 +1,7 @@
 """An S3 that keeps nothing: takes in what is uploaded and answers as one does, at the least cost.
 
-`python -m bench.sink PORT`; GET /counts tells how many connections and body bytes came.
+`python -m bench.sink PORT`; GET /counts tells how many connections, body bytes and
+requests for blobs came.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Sink:
         self._sizes: dict[str, int] = {}
         self.connections = 0
         self.bytes = 0
+        self.blobs = 0
 
     def serve(self, port: int) -> None:
         with socket.create_server(("127.0.0.1", port), backlog=256) as listener:
@@ -64,11 +66,12 @@ class Sink:
         query = parse_qs(parts.query, keep_blank_values=True)
         with self._lock:
             self.bytes += size if method == "PUT" else 0
+            self.blobs += "/blobs/sha256/" in parts.path
             if method == "PUT":
                 self._sizes[parts.path] = self._sizes.get(parts.path, 0) * ("partNumber" in query) + size
         headers = [f"ETag: {_TAG}", "Date: Thu, 01 Jan 2026 00:00:00 GMT"]
         if parts.path == "/counts":
-            body = json.dumps({"connections": self.connections, "bytes": self.bytes})
+            body = json.dumps({"connections": self.connections, "bytes": self.bytes, "blobs": self.blobs})
         elif method == "HEAD":
             known = self._sizes.get(parts.path)
             if known is None:

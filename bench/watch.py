@@ -153,6 +153,35 @@ class HoldWatch(_Watch):
         self.threads = max(self.threads, _count(self._root, "task"))
 
 
+class FilesWatch(_Watch):
+    """How many bytes files in a folder come to hold while a block runs, more than when it began; without
+    those of an index."""
+
+    def __init__(self, folder: Path, every: float = 0.02) -> None:
+        super().__init__(0, every)
+        self._folder = folder
+        self._before = self._held()
+        self.most = 0
+
+    def _look(self) -> None:
+        self.most = max(self.most, self._held() - self._before)
+
+    def _held(self) -> int:
+        held = 0
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                if not name.startswith("index.sqlite3"):
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        held += (Path(folder) / name).lstat().st_size
+        return held
+
+
+def written(root: int) -> int:
+    """Bytes that the process has had written to a disk so far."""
+    found = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{root}/io").read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
 def _count(pid: int, folder: str) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir())
 

@@ -18,9 +18,11 @@ from bench.content import Blob, cold_paths, promise
 from bench.measures.small import parsed
 from bench.model import FULL, QUICK, Bench, CannotMeasure, Column, Goal, Result, ratio
 from bench.pull import pull
+from bench.push import push
+from bench.registries import ours, spooled
 from bench.report import page
 from bench.servers import Server, free_port, run_pinned
-from bench.watch import PssWatch, StallWatch, cpu_seconds, delays, memory, tree
+from bench.watch import FilesWatch, PssWatch, StallWatch, cpu_seconds, delays, memory, tree
 from tests.needs import needs
 
 ROOT = Path(__file__).parent.parent
@@ -261,3 +263,28 @@ def test_a_tiny_run_measures_and_leaves_nothing_behind() -> None:
         assert "A quick run" in text
         assert name not in text
         assert [path.name for path in folder.iterdir()] == ["page.md"]
+
+
+def test_a_push_to_the_registry_that_spools(tmp_path: Path) -> None:
+    """All at once, with the word to go on; a wrong digest is no sample."""
+    cores = frozenset(os.sched_getaffinity(0))
+    blobs = [Blob(tmp_path / f"blob{number}", 300_000 + number) for number in range(2)]
+    with spooled(tmp_path / "registry", cores, None) as to:
+        with FilesWatch(to.folder / "data") as files:
+            done = push(to.port, to.name, blobs, cores)
+        kept = {path.name: path.read_bytes() for path in (to.folder / "data/blobs").iterdir()}
+        blobs[0].sha256 = "0" * 64
+        with pytest.raises(CannotMeasure, match="400"):
+            push(to.port, to.name, blobs, cores)
+        assert not list((to.folder / "data/tmp").iterdir())
+    assert kept == {hashlib.sha256(body).hexdigest(): body for body in kept.values()}
+    assert sorted(map(len, kept.values())) == [300_000, 300_001]
+    assert done.sent == 600_001 <= files.most
+
+
+def test_a_repeated_push_to_ours_sends_nothing(tmp_path: Path) -> None:
+    cores = frozenset(os.sched_getaffinity(0))
+    blob = Blob(tmp_path / "blob", 300_000)
+    with ours(tmp_path / "registry", cores, None) as to:
+        sent = [push(to.port, to.name, [blob], cores, to.headers).sent for _ in range(2)]
+    assert sent == [300_000, 0]

@@ -18,7 +18,7 @@ from artifactproxy.model import BlobRef, Digest, Promise
 from artifactproxy.ports import BlobStore, Reception
 from artifactproxy.rules.digests import check, missing
 
-BATCH_BYTES = 2 * 2**20
+BATCH_BYTES = 2**20
 """Hashed at a time of a body on its way. The store holds these bytes in any case, and a thread is dear to ask."""
 
 

@@ -17,6 +17,8 @@ from bench.measures import (
     packument,
     packument_cold,
     pip,
+    pull_image,
+    push,
     ranges,
     rows,
     small,
@@ -55,4 +57,7 @@ MEASURES: dict[str, Callable[[Bench], Result]] = {
     "lookups": lookups.measure,
     "rows": rows.measure,
     "cluster": cluster.measure,
+    "push-fs": push.measure_fs,
+    "push-s3": push.measure_s3,
+    "pull-image": pull_image.measure,
 }
