@@ -90,6 +90,23 @@ async def test_e3_parts_leave_while_the_body_arrives(far: Rig) -> None:
     assert far.bucket.count("CompleteMultipartUpload") == 1
 
 
+async def test_e3_an_upload_is_begun_while_its_first_part_arrives(far: Rig) -> None:
+    """And ended in the bucket, where nothing else of the body comes."""
+    assert far.bucket is not None
+    body = os.urandom(3 * PART)
+    _, writer = await far.raw()
+    writer.write(far.head("PUT", f"{NAME}/blobs/{sha256(body)}", f"Content-Length: {len(body)}"))
+    writer.write(body[:100_000])
+    async with asyncio.timeout(60):
+        while not far.bucket.contents.uploads:
+            await asyncio.sleep(0.01)
+    assert not far.bucket.count("UploadPart")
+    writer.close()
+    await far.quiet()
+    assert not far.bucket.contents.uploads
+    assert far.blobs() == set()
+
+
 async def test_e4_complete_is_never_asked_for_other_bytes(far: Rig) -> None:
     assert far.bucket is not None
     body = os.urandom(2 * PART + 1)

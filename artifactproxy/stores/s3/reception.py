@@ -49,6 +49,8 @@ class S3Reception:
             if self._filling is None:
                 await self._make_room(part)
                 self._filling = MemorySource(part.start)
+                if self._length is not None and self._length > part.stop:
+                    self._begin_opening()  # while the first part arrives
             taken = min(len(left), part.stop - self._received)
             self._filling.add(left[:taken])
             self._received += taken
@@ -117,12 +119,16 @@ class S3Reception:
         task.add_done_callback(self._sending.discard)
 
     async def _opened(self) -> Upload:
-        """The upload, begun with the first part. Whoever leaves meanwhile leaves it to `abandon`, which
+        """The upload, begun with the first part at the latest. Whoever leaves meanwhile leaves it to `abandon`, which
         can only end what it knows the id of."""
         if self._upload is None:
-            self._opening = asyncio.create_task(self._open())
-            self._upload = await asyncio.shield(self._opening)
+            self._upload = await asyncio.shield(self._begin_opening())
         return self._upload
+
+    def _begin_opening(self) -> asyncio.Task[Upload]:
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        return self._opening
 
     async def _open(self) -> Upload:
         await self._filing.place(early=self._dock.budget.has_early)
