@@ -27,7 +27,7 @@ FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
 FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
 LARGE_CHUNK = 64 * 1024  # not worth a copy
-FLUSH_BYTES = 8 * 1024 * 1024  # handed to the disk at a time, where somebody waits for it
+FLUSH_BYTES = 32 * 1024 * 1024  # handed to the disk at a time, where somebody waits for it
 
 
 class Hashing(Protocol):

@@ -45,6 +45,7 @@ def measure(bench: Bench) -> Result:
             }
         )
     total = _LAYERS * size // MIB
+    times = ratio(samples, "rate", f"{_RAW}: {OURS}", f"{_RAW}: {DEBIANS}")
     return Result(
         title="A warm image from a registry",
         method=(
@@ -59,16 +60,17 @@ def measure(bench: Bench) -> Result:
             Column("cpu", "CPU-s/GiB", 3),
         ),
         samples=samples,
-        goals=tuple(
+        goals=(
             Goal(
-                f"pull of a warm image of {total} MiB, {client}: rate",
+                f"pull of a warm image of {total} MiB, {_RAW}: rate",
                 DEBIANS,
                 "faster",
                 f"{times:.2f} x",
                 times > 1,
-            )
-            for client in (_RAW, _SKOPEO)
-            for times in [ratio(samples, "rate", f"{client}: {OURS}", f"{client}: {DEBIANS}")]
+            ),
+        ),
+        notes=(
+            "skopeo is for information: what it does itself on its core takes longer than either server.",
         ),
     )
 
