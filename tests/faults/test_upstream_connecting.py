@@ -64,7 +64,7 @@ async def _one_probe(watch: Watch) -> None:
     assert {(o.status, o.error) for o in others} == {(502, "breaker_open")}
     assert not any(chaos.hits(f"/o{n}.bin") for n in range(5))
     assert (await first).error == "first_byte"
-    for _ in range(100):  # the failed probe doubled the time
+    for _ in range(1_000):  # the failed probe doubled the time
         got = await watch.proxy.get("/files/none.bin")
         if got.error != "breaker_open":
             break

@@ -598,7 +598,7 @@ async def test_point_u10_first_come_first_served_and_never_more_than_allowed() -
 
 async def test_point_u10_who_needs_more_than_there_is_has_it_alone() -> None:
     gate = Gate(2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with gate.hold(5):
             other = asyncio.create_task(_through(gate))
             await asyncio.sleep(0)
@@ -620,7 +620,7 @@ async def test_point_u10_who_is_cancelled_in_the_queue_stands_in_nobodys_way() -
         await asyncio.sleep(0)
         assert gate.waiting == 2
         large.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await small
         await asyncio.wait([large])
     assert (gate.held, gate.waiting) == (0, 0)
