@@ -40,17 +40,12 @@ class Registry:
     def operation(self, ask: Ask) -> Operation:
         """What the request would do, for the judgement whether its caller may. Never raises: what cannot
         be read is judged as something that is done with the repository as a whole."""
-        deleting = ask.method == "DELETE"
         try:
             operation = ops.operation_of(ask.method, ask.path, ask.query)
         except Fault:
-            reading = ask.method in ops.READING
+            reading, deleting = ask.method in ops.READING, ask.method == "DELETE"
             return Operation(Right.READ if reading else Right.DELETE if deleting else Right.PUSH, ask.repo)
-        if not operation.writes:
-            return Operation(Right.READ, ask.repo, operation.name)
-        # An upload is cancelled by whoever may push.
-        deleting = deleting and not isinstance(operation.target, ops.Upload)
-        return Operation(Right.DELETE if deleting else Right.PUSH, ask.repo, operation.name)
+        return Operation(operation.right, ask.repo, operation.name)
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer:
         """Raises `Fault`; whoever takes the answer closes its body."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifactproxy.errors import Forbidden, Misdirected, NotServed, Unauthorized
+from artifactproxy.errors import Fault, Forbidden, Misdirected, NotServed, Unauthorized
 from artifactproxy.model import Operation, Right, Scope
 from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
 from artifactproxy.rules.credentials import secret_in
 from artifactproxy.rules.oci.addresses import ROOT
+from artifactproxy.rules.oci.operations import operation_of
 from artifactproxy.tokens.keys import NOBODY, Caller
 from artifactproxy.web.access import AccessRules
 from artifactproxy.web.contract import KeysLike
@@ -78,10 +79,10 @@ class Gate:
         if may(caller.scopes, operation):
             raise Unauthorized(
                 "this ticket is for less than that; ask for another one",
-                challenge=self.challenge(entry, operation, 'error="insufficient_scope"'),
+                challenge=self.challenge(entry, 'error="insufficient_scope"'),
             )
         if not caller.name:
-            raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry, operation))
+            raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry))
         if not operation.repo:
             raise Forbidden(
                 f"the token {caller.name} has no scope without a pattern: this page is about everything"
@@ -94,7 +95,7 @@ class Gate:
             raise NotServed("there is no such name here")
         raise NotServed(NOTHING)
 
-    def challenge(self, entry: Entry, operation: Operation | None = None, error: str = "") -> str:
+    def challenge(self, entry: Entry, error: str = "") -> str:
         """Registries of containers are asked by way of tickets, all others with a password (RFC 7235). So
         are registries by a host name for which no tickets are given."""
         if not _is_registry(entry):
@@ -104,10 +105,23 @@ class Gate:
         except Misdirected:
             return BASIC
         parts = [f'realm="{entry.visit.root}{TOKEN_PATH}"', f'service="{entry.visit.host}"']
-        name = "/".join(filter(None, (operation.repo, operation.name))) if operation else ""
-        if operation and name and _PLAIN.issuperset(name):
-            parts.append(f'scope="repository:{name}:{_ACTIONS[operation.right]}"')
-        return "Bearer " + ",".join([*parts, *filter(None, [error])])
+        return "Bearer " + ",".join([*parts, *filter(None, [_wanted(entry), error])])
+
+
+def _wanted(entry: Entry) -> str:
+    """What to ask a ticket for, read out of the form of the address alone: the same for what is not here."""
+    path, address = entry.address.path, entry.address
+    if address.repo != ROOT and not address.api:
+        path = path.removeprefix(f"{ROOT}/")
+    if address.repo != ROOT and address.api != f"/{ROOT}":
+        path = f"{address.repo}/{path}"
+    try:
+        operation = operation_of(entry.method, path, address.query)
+    except Fault:
+        return ""
+    if not operation.name or not _PLAIN.issuperset(operation.name):
+        return ""
+    return f'scope="repository:{operation.name}:{_ACTIONS[operation.right]}"'
 
 
 def _is_registry(entry: Entry) -> bool:

@@ -66,7 +66,7 @@ class Login:
         believed = bool(caller.name) or caller.by_ticket
         open_to_all = self._gate.access.open_reading
         if caller.why or not (believed or (open_to_all and not self._takes_pushes())):
-            raise Unauthorized(caller.why or "log in with a token", challenge=self._gate.challenge(entry))
+            raise Unauthorized(caller.why or "this needs a token", challenge=self._gate.challenge(entry))
         return containers.ping()
 
     async def _token(self, keys: KeysLike, entry: Entry, caller: Caller, body: bytes) -> Answer:

@@ -31,7 +31,7 @@ def client_text(mounts: Mapping[str, Mount], client: str, root: str, only: Addre
         raise NotServed(f"no setup for that client; there is {', '.join(sorted(known)) or 'none'}")
     if only is None:
         return "\n".join(render(setup, f"{root}/{name}") for name, setup in known[client])
-    judge_format(only, mounts)
+    judge_alias(only, mounts)
     texts = [render(setup, only.base(root)) for name, setup in known[client] if name == only.repo]
     if not texts:
         names = ", ".join(dict.fromkeys(name for name, _ in known[client]))
@@ -39,12 +39,17 @@ def client_text(mounts: Mapping[str, Mount], client: str, root: str, only: Addre
     return "\n".join(texts)
 
 
-def judge_format(address: Address, mounts: Mapping[str, Mount]) -> None:
-    """Raises `NotServed` for an alias that tells another package format than the repository's."""
+def judge_alias(address: Address, mounts: Mapping[str, Mount]) -> None:
+    """Raises `NotServed` for an alias that tells another package format or kind than the repository's."""
     mount = mounts.get(address.repo)
+    if mount is None:
+        return
     wanted = _FORMATS.get(address.format, address.format)
-    if wanted and mount is not None and mount.provider.name != wanted:
+    if wanted and mount.provider.name != wanted:
         raise NotServed(f"the repository {address.repo} has {mount.provider.name} packages, not these")
+    kind = "local" if mount.local else "remote"
+    if address.kind and address.kind != kind:
+        raise NotServed(f"the repository {address.repo} is {kind}, not {address.kind}")
 
 
 def render(setup: ClientSetup, base: str) -> str:
