@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, NotServed
+from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.hosted.blobs import Blobs
 from artifactproxy.hosted.kit import Call, Inflow, Kit, Nobody
 from artifactproxy.hosted.listings import Listings
@@ -51,6 +51,9 @@ class Registry:
         """Raises `Fault`; whoever takes the answer closes its body."""
         operation = ops.operation_of(ask.method, ask.path, ask.query)
         call = Call(self._locals[ask.repo], operation, ask, body)
+        if operation.right is Right.DELETE and not call.local.deletes:
+            taken = ", ".join(method for method in ops.METHODS[type(operation.target)] if method != "DELETE")
+            raise MethodRefused("nothing is deleted from this repository (deletes: false)", allow=taken)
         match operation.target:
             case ops.Ping():
                 raise NotServed("this is answered at the front")

@@ -1,17 +1,22 @@
 """The gate: who asks, and whether they may. Asked once for every request, on the operation that was
 read out of it, whatever the method and by whichever address it came.
 
-401 to somebody who showed nothing that counts, whether or not there is such a thing; 403 to a caller who
+401 to somebody who showed nothing that counts, whether or not there is such a thing, and 429 where that
+happens too often; 403 to a caller who
 may read it but not do this; 404, as for what is not there, to a caller who may not know of it.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from artifactproxy.errors import Fault, Forbidden, Misdirected, NotServed, Unauthorized
+from artifactproxy.errors import Fault, Forbidden, Misdirected, NotServed, TooManyLogins, Unauthorized
 from artifactproxy.model import Operation, Right, Scope
 from artifactproxy.rules.access import EVERYBODY, lowered, may, may_see
+from artifactproxy.rules.attempts import Attempts
 from artifactproxy.rules.credentials import secret_in
 from artifactproxy.rules.oci.addresses import ROOT
 from artifactproxy.rules.oci.operations import operation_of
@@ -42,11 +47,20 @@ NOTHING = "there is no such repository here"
 
 
 class Gate:
-    """`keys` None: nobody can be known here, so only what is open to everybody is."""
+    """`keys` None: nobody can be known here, so only what is open to everybody is. `failures` are those of
+    one address in a minute, 0: without bound; `clock` runs evenly."""
 
-    def __init__(self, access: AccessRules, keys: KeysLike | None) -> None:
+    def __init__(
+        self,
+        access: AccessRules,
+        keys: KeysLike | None,
+        failures: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.access = access
+        self._clock = clock
         self._keys = keys
+        self._attempts = Attempts(failures)
         self._nobody = {True: Admitted(NOBODY, EVERYBODY), False: UNKNOWN}
 
     async def admit(self, entry: Entry) -> Admitted:
@@ -55,19 +69,36 @@ class Gate:
         field = entry.headers.get("authorization")
         if field is None or entry.address.repo in PUBLIC:
             return self._nobody[self.access.open_reading]
-        caller = await self._known(field)
+        caller = await self._known(field, entry)
         scopes = EVERYBODY if self.access.open_reading else ()
         if caller.scopes:
             scopes = (*lowered(caller.scopes, caller.most), *scopes)
         return Admitted(caller, scopes)
 
-    async def _known(self, field: str) -> Caller:
+    async def _known(self, field: str, entry: Entry) -> Caller:
         if self._keys is None:
             return NOBODY
         secret = secret_in(field)
         if secret is None:
             return Caller(why="the Authorization header holds no token")
-        return await self._keys.caller_of(secret)
+        return await self.caller_of(self._keys, secret, entry)
+
+    async def caller_of(self, keys: KeysLike, secret: str, entry: Entry) -> Caller:
+        """Whose this is. Where too much has failed only what was right before is looked up: neighbours
+        behind one address go on. Raises `IndexUnavailable`."""
+        if self._attempts.wait(entry.visit.caller, self._clock()) and not keys.knows(secret):
+            return Caller(why="too many logins have failed from this address; this one was not looked at")
+        return await keys.caller_of(secret)
+
+    def refused(self, entry: Entry, caller: Caller, challenge: str) -> Fault:
+        """What is said to a nobody; if they have shown something, that is one more failure."""
+        if not caller.why:
+            return Unauthorized("this needs a token", challenge=challenge)
+        wait = self._attempts.failed(entry.visit.caller, self._clock())
+        if wait:
+            told = "too many logins have failed from this address; try again later, with another token"
+            return TooManyLogins(told, retry_after=math.ceil(wait))
+        return Unauthorized(caller.why, challenge=challenge)
 
     def judge(self, admitted: Admitted, operation: Operation, entry: Entry) -> None:
         """Raises `Unauthorized`, `Forbidden`, or `NotServed` as for what is not there."""
@@ -82,7 +113,7 @@ class Gate:
                 challenge=self.challenge(entry, 'error="insufficient_scope"'),
             )
         if not caller.name:
-            raise Unauthorized(caller.why or "this needs a token", challenge=self.challenge(entry))
+            raise self.refused(entry, caller, self.challenge(entry))
         if not operation.repo:
             raise Forbidden(
                 f"the token {caller.name} has no scope without a pattern: this page is about everything"

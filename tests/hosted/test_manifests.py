@@ -176,6 +176,18 @@ async def test_deleted_by_tag_and_by_digest(reg: Rig) -> None:
     assert (await reg.ask("GET", f"{NAME}/manifests/{kept}")).status == 200
 
 
+async def test_g07_deletes_can_be_off(tmp_path: Path) -> None:
+    async with rig(tmp_path / "a", local=", deletes: false") as reg:
+        digest, manifest = await reg.imaged(b"layer", tag="v1")
+        pusher = await reg.given("push:images")
+        for path in ("manifests/v1", f"manifests/{digest}", f"blobs/{sha256(b'layer')}", "manifests/none"):
+            got = await reg.ask("DELETE", f"{NAME}/{path}")
+            assert (got.status, code(got), "DELETE" in got.headers["Allow"]) == (405, "UNSUPPORTED", False)
+            assert (await reg.ask("DELETE", f"{NAME}/{path}", token=pusher)).status == 403
+        assert (await reg.ask("DELETE", await reg.begun())).status == 204, "an upload is no content yet"
+        assert (await reg.ask("GET", f"{NAME}/manifests/v1")).body == manifest
+
+
 async def test_tags_in_pages(reg: Rig) -> None:
     _, manifest = await reg.imaged(b"layer")
     tags = sorted(["1", "10", "2", "A", "Z", "_x", "a", "latest", "v1.0", "v1.0-rc1"])
