@@ -101,9 +101,15 @@ class Pipeline:
         mount, route = self.route(ask)
         if isinstance(route, Reply):
             return local_answer(mount, ask, route)
+        if route.typed:
+            # A part of such a document is nothing that anybody could read.
+            ask = without_range(ask)
         if route.pointer:
             meant = await self._pointers.meant(mount, route, ask)
-            answer = await self._handle(mount, meant.route, ask)
+            if meant.head is not None and ask.method == "HEAD":
+                answer = self._unstored.heard(mount, meant.route, ask, meant.head, "upstream was just asked")
+            else:
+                answer = await self._handle(mount, meant.route, ask)
             return meant.stamped(answer, mount, self._tools.clock())
         return await self._handle(mount, route, ask)
 

@@ -127,12 +127,26 @@ async def test_a_head_transfers_nothing_and_a_later_get_remembers_the_tag(
     assert (head.status, head.headers["Docker-Content-Digest"]) == (200, image.digest)
     assert head.headers["Content-Length"] == str(len(image.manifest))
     assert head.headers["Content-Type"] == media.OCI_MANIFEST
-    assert "GET" not in {seen.method for seen in chaos.requests}
+    assert [(seen.method, seen.path) for seen in chaos.requests] == [("HEAD", f"/v2/{NAME}/manifests/v1")]
     assert (await lasting.get(f"{AT}/manifests/{image.digest}")).body == image.manifest
     await pointed(lasting)
     await chaos.stop()
     assert (await lasting.get(TAG, "HEAD")).headers["Docker-Content-Digest"] == image.digest
     assert (await lasting.get(TAG)).body == image.manifest
+
+
+async def test_a_part_of_a_manifest_is_given_to_nobody(lasting: Proxy, chaos: Chaos) -> None:
+    """Cold and warm, by tag and by digest: the specification knows ranges of blobs only."""
+    image = Image()
+    publish(chaos, image, "v1")
+    for _ in range(2):
+        for reference in ("v1", image.digest):
+            for asked_for in ("bytes=0-3", "bytes=5-", "bytes=999999-"):
+                got = await lasting.get(f"{AT}/manifests/{reference}", Range=asked_for)
+                assert (got.status, got.body) == (200, image.manifest)
+        await pointed(lasting)
+    held = await lasting.get(f"{AT}/manifests/v1", Range="bytes=0-3", If_Range=f'"{image.digest[7:]}"')
+    assert (held.status, held.body) == (200, image.manifest)
 
 
 async def test_the_type_that_upstream_gave_is_kept(lasting: Proxy, chaos: Chaos) -> None:
