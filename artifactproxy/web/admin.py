@@ -139,7 +139,9 @@ class Pages:
             return text_answer(setup.list_clients(mounts, root))
         chosen = parse_qs(entry.address.query).get("repo", [""])[-1]
         only = address_of(f"/{chosen}") if chosen else None
-        return text_answer(setup.client_text(mounts, client, root, only))
+        return text_answer(
+            setup.client_text(mounts, client, root, only, closed=not self._gate.access.open_reading)
+        )
 
     async def _robots(self, entry: Entry, admitted: Admitted) -> Answer:
         del entry, admitted

@@ -63,6 +63,9 @@ class Rig:
         ) as answer:
             return Got(answer.status, answer.headers.copy(), await answer.read(), answer.reason or "")
 
+    async def get(self, path: str) -> Got:
+        return await self.ask("GET", path)
+
     async def begun(self, name: str = NAME) -> str:
         """The address of a new upload."""
         got = await self.ask("POST", f"{name}/blobs/uploads/")

@@ -88,8 +88,28 @@ HINTS = ("Content-Type", "WWW-Authenticate", "X-Proxy-Error", "Allow", "Cache-Co
 
 @pytest.fixture
 async def closed(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with rig(tmp_path / "a", access="token") as running:
+    async with rig(tmp_path / "closed", access="token") as running:
         yield running
+
+
+async def test_setup_says_how_to_log_in_and_push(reg: Rig, closed: Rig) -> None:
+    listed = (await reg.ask("GET", "/setup", token="")).body or b""
+    host = reg.base.removeprefix("http://")
+    for client, lines in {
+        "docker": [f"docker login {host}", f"docker push {host}/images/NAME:TAG"],
+        "podman": [f"podman login {host}", f"podman push IMAGE {host}/images/NAME:TAG", "# insecure = true"],
+        "skopeo": [f"skopeo login {host}", f"skopeo copy --all dir:IMAGE docker://{host}/images/NAME:TAG"],
+        "helm": [f"helm registry login {host}", f"helm push CHART-1.0.0.tgz oci://{host}/images/charts"],
+    }.items():
+        assert f"/setup/{client}\n".encode() in listed
+        for query in ("", "?repo=images", "?repo=api/v1/local/images"):
+            got = await reg.ask("GET", f"/setup/{client}{query}", token="")
+            text = (got.body or b"").decode()
+            assert "token create NAME --scope push:images\n" in text
+            assert all(f"{line}\n" in text for line in lines), text
+            assert "{" not in text, text
+        assert (await closed.ask("GET", f"/setup/{client}", token="")).status == 401
+    assert (await reg.ask("GET", "/setup/pip?repo=images", token="")).status == 404
 
 
 async def test_i08_g05_a_private_registry_is_answered_for_as_one_that_is_not_here(closed: Rig) -> None:
