@@ -244,9 +244,7 @@ class Pipeline:
         if self._fills.running(route.key) is None:
             entry = await self._shared.confirmed(mount, route)
             if entry is not None:
-                return await self._shelf.held(
-                    mount, route, ask, entry, f"{reason}; {CONFIRMED}", "revalidated"
-                )
+                return await self._shelf.held(mount, route, ask, entry, CONFIRMED, "revalidated")
         promise, why = route.promise or found.promise, withheld(found)
         plan = Plan(reason, promise=promise, request_id=ask.request_id, withhold=why, seen=seen_in(found))
         return await self._fetched(mount, route, ask, plan)

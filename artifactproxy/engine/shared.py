@@ -14,7 +14,7 @@ from artifactproxy.engine.keeper import Keeper
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.terms import Tools
-from artifactproxy.errors import IndexUnavailable, StoreUnavailable, UpstreamFault
+from artifactproxy.errors import Fault
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Route, UpstreamHead
 from artifactproxy.ports import UpstreamRequest
 
@@ -30,7 +30,7 @@ class Shared:
 
     async def confirmed(self, mount: Mount, route: Route) -> CacheEntry | None:
         """The row of this name, of bytes that are here; None: they have to be fetched. Never raises."""
-        if not route.shared or route.promise is None or route.promise.digest("sha256") is None:
+        if not (route.shared and route.sources) or route.promise is None or route.promise.digest("sha256") is None:
             return None
         task = self._asking.get(route.key)
         if task is None:
@@ -43,7 +43,7 @@ class Shared:
         try:
             ref = await self._known(mount, route)
             head = await self._head(mount, route, ref) if ref is not None else None
-        except (IndexUnavailable, StoreUnavailable, UpstreamFault):
+        except Fault:  # whoever fetches it meets it again, and can say so
             return None
         if ref is None or head is None:
             return None
