@@ -30,7 +30,11 @@ class Shared:
 
     async def confirmed(self, mount: Mount, route: Route) -> CacheEntry | None:
         """The row of this name, of bytes that are here; None: they have to be fetched. Never raises."""
-        if not (route.shared and route.sources) or route.promise is None or route.promise.digest("sha256") is None:
+        if (
+            not (route.shared and route.sources)
+            or route.promise is None
+            or route.promise.digest("sha256") is None
+        ):
             return None
         task = self._asking.get(route.key)
         if task is None:
