@@ -19,14 +19,13 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
 from aiobotocore.httpsession import AIOHTTPSession
-from aiobotocore.session import AioSession
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
 from artifactproxy.errors import StoreAway, StoreUnavailable
 from artifactproxy.ports import Observer
-from artifactproxy.stores.s3 import signing
+from artifactproxy.stores.s3 import models, signing
 from artifactproxy.stores.s3.budget import Gate
 from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.stores.s3.replies import (
@@ -81,7 +80,7 @@ class Wire:
         """Make the clients. Raises `Keyless`, and `StoreUnavailable` for a CA file that holds none."""
         options = self.options
         context = await asyncio.to_thread(_trust, options.ca)
-        session = AioSession()
+        session = models.session()
         fixed = None
         if options.access_key:
             fixed = AioCredentials(options.access_key, options.secret_key, options.session_token or None)
