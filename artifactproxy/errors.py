@@ -56,6 +56,13 @@ class Forbidden(Fault):
     code = "forbidden"
 
 
+class TooManyLogins(Fault):
+    """An address has shown too much that proves nothing: 429."""
+
+    status = 429
+    code = "logins"
+
+
 class NotServed(Fault):
     """No such repository, or a path outside the provider's grammar: 404."""
 

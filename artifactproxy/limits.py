@@ -79,6 +79,7 @@ class Limits:
     request_body: int = 10 * 2**20  # of a relayed POST
     blob_bytes: int = 64 * 2**30  # of a pushed blob
     upload_sessions: int = 1000  # pushes in pieces that one caller may have open
+    failed_logins: int = 300  # of one address in a minute, before it has to wait
     upload_idle: float = 86400.0  # after which an upload that nobody went on with ends
     keepalive: float = 20.0  # idle, and the deadline of a request head
     send_stall: float = 60.0  # a client that takes no byte for this long is reset

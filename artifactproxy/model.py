@@ -165,7 +165,8 @@ class Route:
     answer. `paged`: upstream names the next page in `Link`, which is handed on as an address of ours.
     `pointer` is the header in which upstream's answer to a HEAD names the digest of what this name
     means at the moment; the document itself is that of `Provider.pointed`, and only where upstream
-    names none it is fetched from here.
+    names none it is fetched from here. `shared`: upstream may give the same file under other names too,
+    and says by HEAD whether it has it under this one.
     """
 
     kind: Kind
@@ -193,6 +194,7 @@ class Route:
     answers: tuple[Header, ...] = ()
     paged: bool = False
     pointer: str = ""
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,8 @@ def take(data: Path, out: int, scratch: Path, progress: Progress) -> Taken:
     if found is None or not (data / INDEX).exists():
         raise StoreUnavailable(f"{data} is no data folder: there is nothing to back up")
     with ExitStack() as stack:
-        stack.enter_context(pin(data))
+        if (data / BLOBS).exists():  # not before anything was served from here; then nothing is named either
+            stack.enter_context(pin(data))
         stack.callback(scratch.unlink, missing_ok=True)
         progress.step("copying the index", (data / INDEX).stat().st_size)
         snapshot(data / INDEX, scratch)

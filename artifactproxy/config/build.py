@@ -144,7 +144,7 @@ class _Look:
         self._judge_name(name, at)
         if name in remotes:
             self.problems.at(at, "a remote has this name already; choose another")
-        return Local(name, written.immutable_tags)
+        return Local(name, written.immutable_tags, written.deletes)
 
     def tls(self, written: schema.Tls | None) -> Tls | None:
         if written is None:

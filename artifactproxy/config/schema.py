@@ -240,6 +240,7 @@ class Local(Section):
 
     provider: Literal["oci"] = "oci"
     immutable_tags: bool = False
+    deletes: bool = True
 
 
 class Tls(Section):

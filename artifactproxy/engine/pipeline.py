@@ -30,6 +30,7 @@ from artifactproxy.engine.local import local_answer, relayed_only
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.engine.pointers import Pointers
 from artifactproxy.engine.relay import relayable
+from artifactproxy.engine.shared import CONFIRMED, Shared
 from artifactproxy.engine.shelf import Shelf, absence, sent
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Opened, Plan, Settled, Source, Tools, cause_of, seen_in, withheld
@@ -93,6 +94,7 @@ class Pipeline:
         self._unstored = Unstored(tools, teachers)
         self._stale = StaleMemory(tools.limits.error_memory)
         self._pointers = Pointers(tools, fills, self._find, self._stale)
+        self._shared = Shared(tools)
         self._unfit = Unfit(tools.ready_for)
         self._routes: dict[tuple[str, str, str, str], Route] = {}
         self._behind = Behind(fills, self._stale)
@@ -101,9 +103,15 @@ class Pipeline:
         mount, route = self.route(ask)
         if isinstance(route, Reply):
             return local_answer(mount, ask, route)
+        if route.typed:
+            # A part of such a document is nothing that anybody could read.
+            ask = without_range(ask)
         if route.pointer:
             meant = await self._pointers.meant(mount, route, ask)
-            answer = await self._handle(mount, meant.route, ask)
+            if meant.head is not None and ask.method == "HEAD":
+                answer = self._unstored.heard(mount, meant.route, ask, meant.head, "upstream was just asked")
+            else:
+                answer = await self._handle(mount, meant.route, ask)
             return meant.stamped(answer, mount, self._tools.clock())
         return await self._handle(mount, route, ask)
 
@@ -228,12 +236,18 @@ class Pipeline:
                 )
                 return await self._fetched(mount, route, ask, plan)
             case Fetch(reason):
-                if ask.method == "HEAD" and self._head_only(route):
-                    return await self._unstored.head(mount, route, ask, found, reason)
-                promise, why = route.promise or found.promise, withheld(found)
-                seen = seen_in(found)
-                plan = Plan(reason, promise=promise, request_id=ask.request_id, withhold=why, seen=seen)
-                return await self._fetched(mount, route, ask, plan)
+                return await self._missed(mount, route, ask, found, reason)
+
+    async def _missed(self, mount: Mount, route: Route, ask: Ask, found: Found, reason: str) -> Answer:
+        if ask.method == "HEAD" and self._head_only(route):
+            return await self._unstored.head(mount, route, ask, found, reason)
+        if self._fills.running(route.key) is None:
+            entry = await self._shared.confirmed(mount, route)
+            if entry is not None:
+                return await self._shelf.held(mount, route, ask, entry, CONFIRMED, "revalidated")
+        promise, why = route.promise or found.promise, withheld(found)
+        plan = Plan(reason, promise=promise, request_id=ask.request_id, withhold=why, seen=seen_in(found))
+        return await self._fetched(mount, route, ask, plan)
 
     def _head_only(self, route: Route) -> bool:
         """Whether a HEAD of something not held can do without a fill."""
@@ -371,6 +385,7 @@ class Pipeline:
 
     async def close(self) -> None:
         await self._pointers.close()
+        await self._shared.close()
         await self._behind.close()
 
 

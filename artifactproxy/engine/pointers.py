@@ -54,12 +54,14 @@ Find = Callable[[Route], Awaitable[Found]]
 class Meant:
     """What a name means now: the route to answer by, and the row that says until when. `how` is the
     `Cache-Status` of an answer from the cache, "" where upstream was asked just now for the first time;
-    `answers` are headers of the name's own."""
+    `answers` are headers of the name's own. `head` is what upstream has just said of the document, where
+    that is not held."""
 
     route: Route
     row: CacheEntry | None = None
     how: str = ""
     answers: tuple[Header, ...] = ()
+    head: UpstreamHead | None = None
 
     def stamped(self, answer: Answer, mount: Mount, now: float) -> Answer:
         """The answer about the document as one about the name: it lasts no longer than what it means."""
@@ -166,7 +168,7 @@ class Pointers:
             how = f"{NAME}; fwd=stale; fwd-status={304 if same else 200}" if held else ""
             return Meant(pointed, row, how, route.answers)
         self._await(pointed.key, row)
-        return Meant(pointed, row, answers=route.answers)
+        return Meant(pointed, row, answers=route.answers, head=head)
 
     # --- asking upstream ---
 

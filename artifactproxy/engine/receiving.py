@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from artifactproxy.engine.ingest import Ingest, Passing
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.terms import Tools, sha256_of
-from artifactproxy.errors import BodyTooLarge, Busy, IndexUnavailable
+from artifactproxy.errors import BodyTooLarge, BrokenPromise, Busy, IndexUnavailable, StoreUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Kind, Promise
 from artifactproxy.ports.hosting import HOLD, PART, Hosting
 from artifactproxy.rules.digests import Hasher, algorithms
@@ -45,6 +46,7 @@ class Receiving:
         self._hosting = hosting
         self._ingest = Ingest(tools.store)
         self._executor = executor
+        self._coming: Counter[str] = Counter()  # pushes under way, by the sha256 that is wanted
 
     async def receive(
         self,
@@ -61,9 +63,36 @@ class Receiving:
         Raises `BodyTooLarge` (at once where the length tells), `BrokenPromise` for other bytes than
         promised, what `chunks` raises, and the faults of store and index.
         """
-        if (length or 0) > most:
-            raise too_large(most)
         promise = Promise(ArtifactKey(repo, name), tuple(digests), size=length)
+        with self._counted(sha256_of(promise)):
+            if (length or 0) > most:
+                raise too_large(most)
+            return await self._received(chunks, promise, most)
+
+    @contextmanager
+    def _counted(self, sha256: str) -> Iterator[None]:
+        """What became of a body, and whether two bring the same."""
+        increment, result = self._tools.observer.increment, "aborted"
+        if self._coming[sha256] and sha256:
+            increment("dedupe_races")
+        self._coming[sha256] += 1
+        try:
+            yield
+            result = "stored"
+        except (BodyTooLarge, BrokenPromise):
+            result = "refused"
+            raise
+        except (StoreUnavailable, IndexUnavailable, Busy):
+            result = "failed"
+            raise
+        finally:
+            increment("uploads", result=result)
+            self._coming[sha256] -= 1
+            if not self._coming[sha256]:
+                del self._coming[sha256]
+
+    async def _received(self, chunks: AsyncIterator[bytes], promise: Promise, most: int) -> Received:
+        repo, name, length = promise.key.repo, promise.key.path, promise.size
         body = await self._body(promise, length)
         try:
             async for chunk in chunks:

@@ -13,7 +13,7 @@ from artifactproxy.engine.rows import begin_row
 from artifactproxy.engine.teachers import Teachers
 from artifactproxy.engine.terms import Tools, unpromised, vouched
 from artifactproxy.errors import Fault, NotServed, StoreFull, StoreUnavailable, UpstreamAbsent
-from artifactproxy.model import Absent, Ask, CacheEntry, Found, Promise, Reject, Route, Span
+from artifactproxy.model import Absent, Ask, CacheEntry, Found, Promise, Reject, Route, Span, UpstreamHead
 from artifactproxy.ports import Outcome
 from artifactproxy.rules.freshness import admit
 
@@ -34,29 +34,42 @@ class Unstored:
             promise = await self._teachers.teach(mount, route)
             if not vouched(promise):
                 raise unpromised(route)
-        now = self._tools.clock()
         sha256 = promise.digest("sha256") if promise else None
-        how = Provenance("remote", "artifactproxy; fwd=miss", "no-cache")
-        if promise is not None and promise.size is not None and sha256 is not None:
-            entity = Entity(route.media_type, f'"{sha256.hex}"', size=promise.size, sha256=sha256.hex)
-            how = Provenance("cache", "artifactproxy; hit; detail=promised", "no-cache")
-        else:
+        if promise is None or promise.size is None or sha256 is None:
             upstream = await self._relay.head(mount, route, _url(route, promise))
-            # No byte will come that a digest could judge; only an empty file says all by its head.
-            judged, empty = replace(upstream, framed=True), upstream.length == 0
-            admission = admit(
-                route, judged, mount.policy, now, held=None, promised=empty and vouched(promise)
-            )
-            if isinstance(admission, Reject):
-                self._tools.observer.increment(
-                    "upstream_errors", remote=mount.name, kind=admission.fault.code
-                )
-                raise admission.fault
-            if isinstance(admission, Absent):
-                raise UpstreamAbsent(lacks(route), status=admission.status)
-            row = begin_row(route, upstream, promise, ttl=None, now=now)
-            entity = entity_of(row, route, upstream.length)
+            return self._heard(mount, route, ask, upstream, promise, outcome)
+        entity = Entity(route.media_type, f'"{sha256.hex}"', size=promise.size, sha256=sha256.hex)
+        how = Provenance("cache", "artifactproxy; hit; detail=promised", "no-cache")
         head = head_for(ask, entity, how)
+        outcome.source = how.source
+        return Answer(head.status, head.headers, Nothing(), outcome)
+
+    def heard(self, mount: Mount, route: Route, ask: Ask, upstream: UpstreamHead, reason: str) -> Answer:
+        """HEAD of something not held, of which upstream has just told the head."""
+        outcome = outcome_of(mount, route, ask, "miss", reason, None)
+        return self._heard(mount, route, ask, upstream, route.promise, outcome)
+
+    def _heard(
+        self,
+        mount: Mount,
+        route: Route,
+        ask: Ask,
+        upstream: UpstreamHead,
+        promise: Promise | None,
+        outcome: Outcome,
+    ) -> Answer:
+        now = self._tools.clock()
+        # No byte will come that a digest could judge; only an empty file says all by its head.
+        judged, empty = replace(upstream, framed=True), upstream.length == 0
+        admission = admit(route, judged, mount.policy, now, held=None, promised=empty and vouched(promise))
+        if isinstance(admission, Reject):
+            self._tools.observer.increment("upstream_errors", remote=mount.name, kind=admission.fault.code)
+            raise admission.fault
+        if isinstance(admission, Absent):
+            raise UpstreamAbsent(lacks(route), status=admission.status)
+        row = begin_row(route, upstream, promise, ttl=None, now=now)
+        how = Provenance("remote", "artifactproxy; fwd=miss", "no-cache")
+        head = head_for(ask, entity_of(row, route, upstream.length), how)
         outcome.source = how.source
         return Answer(head.status, head.headers, Nothing(), outcome)
 

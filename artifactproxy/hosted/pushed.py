@@ -11,10 +11,12 @@ from artifactproxy.hosted.local import Local
 from artifactproxy.hosted.refusals import oci_page
 from artifactproxy.model import Ask, Reply, Route
 from artifactproxy.providers._base import Page, Provider, Site
+from artifactproxy.providers.oci.setup import clients_pushing
 
 
 class Pushed(Provider):
     name = "oci"
+    clients = clients_pushing()
     methods = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
     def classify(self, ask: Ask) -> Route | Reply:

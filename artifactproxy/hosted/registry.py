@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Mapping
 
 from artifactproxy.engine.answer import Answer
-from artifactproxy.errors import Fault, NotServed
+from artifactproxy.errors import Fault, MethodRefused, NotServed
 from artifactproxy.hosted.blobs import Blobs
 from artifactproxy.hosted.kit import Call, Inflow, Kit, Nobody
 from artifactproxy.hosted.listings import Listings
@@ -40,22 +40,20 @@ class Registry:
     def operation(self, ask: Ask) -> Operation:
         """What the request would do, for the judgement whether its caller may. Never raises: what cannot
         be read is judged as something that is done with the repository as a whole."""
-        deleting = ask.method == "DELETE"
         try:
             operation = ops.operation_of(ask.method, ask.path, ask.query)
         except Fault:
-            reading = ask.method in ops.READING
+            reading, deleting = ask.method in ops.READING, ask.method == "DELETE"
             return Operation(Right.READ if reading else Right.DELETE if deleting else Right.PUSH, ask.repo)
-        if not operation.writes:
-            return Operation(Right.READ, ask.repo, operation.name)
-        # An upload is cancelled by whoever may push.
-        deleting = deleting and not isinstance(operation.target, ops.Upload)
-        return Operation(Right.DELETE if deleting else Right.PUSH, ask.repo, operation.name)
+        return Operation(operation.right, ask.repo, operation.name)
 
     async def handle(self, ask: Ask, body: Inflow) -> Answer:
         """Raises `Fault`; whoever takes the answer closes its body."""
         operation = ops.operation_of(ask.method, ask.path, ask.query)
         call = Call(self._locals[ask.repo], operation, ask, body)
+        if operation.right is Right.DELETE and not call.local.deletes:
+            taken = ", ".join(method for method in ops.METHODS[type(operation.target)] if method != "DELETE")
+            raise MethodRefused("nothing is deleted from this repository (deletes: false)", allow=taken)
         match operation.target:
             case ops.Ping():
                 raise NotServed("this is answered at the front")

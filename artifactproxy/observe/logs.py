@@ -2,7 +2,7 @@
 
 Lines are formatted at once and written in batches. A log that cannot be written is dropped and
 counted; it never stops the program and hardly ever makes it wait. No secret can enter: fields come
-from `Outcome`, and addresses lose their user information and query.
+from `Outcome`, addresses lose their user information and query, and tokens of ours all but their name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from artifactproxy.ports import Outcome
+from artifactproxy.rules.credentials import masked
 
 # Of one document these are mostly the same from request to request, and encoded once.
 _FIELDS = (
@@ -48,7 +49,8 @@ def _encode(fields: dict[str, str | float]) -> str:
     line = _as_json(fields)
     if "://" in line or len(line) > _FACT_LIMIT:
         line = _as_json({name: _clean(value) for name, value in fields.items()})
-    return line.replace("\x7f", "\\u007f") + "\n"
+    # A token in a path, or where a client says which request this is.
+    return masked(line.replace("\x7f", "\\u007f")) + "\n"
 
 
 def _clean(value: str | float) -> str | float:

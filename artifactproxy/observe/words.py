@@ -12,7 +12,7 @@ FILL_RESULTS = frozenset(["stored", "refreshed", "absent", "unstored", "failed",
 SOURCES = frozenset({"remote", "cache"})
 ABORTS = frozenset({"client_left", "client_slow", "shutdown"})
 REJECTIONS = frozenset({400, 403, 405, 408, 413, 417, 421, 505, 508})
-BOUNDS = frozenset({"connections", "request_bodies"})  # of ours, told by a 503
+BOUNDS = frozenset({"connections", "request_bodies", "logins"})  # of ours, told by a 503 or 429
 
 # Codes that refine a class of `errors`; `tests/observe/test_metrics.py` finds the ones in use.
 _FINER = frozenset(
@@ -83,6 +83,8 @@ HELP = {
     "peer_fills": "Requests of other processes for what is being fetched here, by what they got.",
     "peer_errors": "Processes that fetch something and could not be followed, or broke off.",
     "store_errors": "Failures of the blob store or the index.",
+    "uploads": "Bodies that were pushed, in one request or a piece of one, by what became of them.",
+    "dedupe_races": "Pushes of a blob that another push was bringing to this process at that moment.",
     "rejected": "Requests refused at the door or by a rule.",
     "warnings": "Warnings in the log.",
     "workers": "Processes that serve together.",

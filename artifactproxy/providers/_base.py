@@ -46,13 +46,15 @@ class ClientSetup:
     """Ready-to-use text for one client; `{base}` stands for the repository's address, `{repo}` for its
     name, `{origin}` for scheme, host and port, `{authority}` for host and port, `{host}` for the host
     name alone. `insecure` is added where the
-    base is plain http off loopback, and with `insecure_at_home` also there. `command` is the one line printed at start."""
+    base is plain http off loopback, and with `insecure_at_home` also there, `login` where reading needs a
+    token. `command` is the one line printed at start."""
 
     client: str
     text: str
     insecure: str = ""
     command: str = ""
     insecure_at_home: bool = False
+    login: str = ""
 
 
 class Provider:

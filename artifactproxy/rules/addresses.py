@@ -34,7 +34,8 @@ class Address(NamedTuple):
     """`path` and `query` are as the client spelled them, without the leading `/` and `?`.
 
     `prefix` is what stands before the repository, with a leading slash, "" for our own address;
-    `format` is the name of the package format that an alias holds, which must be the repository's.
+    `format` and `kind` are the package format and the kind of repository that an alias holds, which must
+    be the repository's.
     `api` is the address of a registry's API, behind which `path` begins (`oci.addresses`), "" elsewhere.
     """
 
@@ -44,6 +45,7 @@ class Address(NamedTuple):
     prefix: str = ""
     format: str = ""
     api: str = ""
+    kind: str = ""
 
     def base(self, root: str) -> str:
         """The repository's address for a client that knows us as `root`."""
@@ -66,12 +68,13 @@ def address_of(raw: str) -> Address:
 
 
 def _behind(alias: re.Match[str], rest: str, query: str) -> Address:
-    if alias["kind"] in ("local", "virtual"):
-        raise NotServed(f"there are no {alias['kind']} repositories here")
+    if alias["kind"] == "virtual":
+        raise NotServed("there are no virtual repositories here")
     repo, path = split_repository(rest)
     if repo in RESERVED or not REPO_NAME.match(repo):
         raise NotServed("this address names no repository")
-    return Address(repo, path, query, f"/{alias[0][:-1]}", alias["format"] or "")
+    prefix = f"/{alias[0][:-1]}"
+    return Address(repo, path, query, prefix, alias["format"] or "", kind=alias["kind"] or "")
 
 
 def written(text: str, public_url: str) -> tuple[str, Address]:

@@ -34,6 +34,9 @@ _TOKEN: Final = re.compile(r"\Aapx_(?P<id>[0-9A-Za-z]{11})[0-9A-Za-z]{33}(?P<sum
 _TICKET: Final = re.compile(
     r"\Aapxt_(?P<id>[0-9A-Za-z]{11}|-)_(?P<most>[1-4])_(?P<until>[0-9]{1,12})_(?P<mac>[0-9a-f]{64})\Z"
 )
+_SHOWN: Final = re.compile(
+    r"apx_([0-9A-Za-z]{11})[0-9A-Za-z]{39}|(apxt_[0-9A-Za-z-]{1,11}_[1-4]_[0-9]{1,12})_[0-9a-f]{64}"
+)
 _NOBODY: Final = "-"
 
 
@@ -77,6 +80,13 @@ def token_id(text: str) -> str:
     if found is None or _checksum(text[:-6]) != found["sum"]:
         return ""
     return found["id"]
+
+
+def masked(text: str) -> str:
+    """`text` with what is secret of tokens and tickets in it left out: which one it was can be told."""
+    if "apx" not in text:
+        return text
+    return _SHOWN.sub(lambda found: f"apx_{found[1]}..." if found[1] else f"{found[2]}_...", text)
 
 
 def fingerprint(token: str) -> str:

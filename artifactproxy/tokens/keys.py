@@ -118,6 +118,11 @@ class Keys:
         self._ids[shown] = id_
         return self._judged(token, known.scopes)
 
+    def knows(self, secret: str) -> bool:
+        """Whether this token was right when it was last shown here. Tickets are judged by their seal, so
+        that no wrong one costs a look-up."""
+        return is_ticket(secret) or fingerprint(secret) in self._ids
+
     async def _by_ticket(self, secret: str) -> Caller:
         now = self._clock()
         ticket = open_ticket(await self._signing(), secret, now)

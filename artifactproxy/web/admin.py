@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from artifactproxy.engine.answer import Answer
 from artifactproxy.engine.mounts import Mount
-from artifactproxy.errors import NotServed, Unauthorized
+from artifactproxy.errors import NotServed
 from artifactproxy.model import Operation, Right
 from artifactproxy.rules.access import may_see
 from artifactproxy.rules.addresses import address_of
@@ -19,7 +19,7 @@ from artifactproxy.web import setup
 from artifactproxy.web.answers import bytes_answer, json_answer, text_answer
 from artifactproxy.web.contract import EngineLike, SiblingsLike, WebObserver
 from artifactproxy.web.door import Entry
-from artifactproxy.web.gate import Admitted, Gate
+from artifactproxy.web.gate import BASIC, Admitted, Gate
 from artifactproxy.web.login import Login
 
 READINESS_SECONDS = 5.0
@@ -71,14 +71,14 @@ class Pages:
     async def _index(self, entry: Entry, admitted: Admitted) -> Answer:
         lines = [
             f"{entry.visit.root}/{name}/  ({mount.provider.name})"
-            for name, mount in sorted(self._seen(admitted).items())
+            for name, mount in sorted(self._seen(entry, admitted).items())
         ]
         return text_answer("\n".join([*lines, f"{entry.visit.root}/setup", ""]))
 
-    def _seen(self, admitted: Admitted) -> dict[str, Mount]:
-        """What this caller may know of. Raises `Unauthorized` where a nobody may know of nothing."""
+    def _seen(self, entry: Entry, admitted: Admitted) -> dict[str, Mount]:
+        """What this caller may know of. Raises as `Gate.judge` where a nobody may know of nothing."""
         if not admitted.scopes:
-            raise Unauthorized(admitted.caller.why or "this needs a token")
+            raise self._gate.refused(entry, admitted.caller, BASIC)
         mounts = self._engine.mounts().items()
         return {name: mount for name, mount in mounts if may_see(admitted.scopes, name)}
 
@@ -133,13 +133,15 @@ class Pages:
                     self._observer.gauge(name, float(number), label=str(label))
 
     async def _setup(self, entry: Entry, admitted: Admitted) -> Answer:
-        mounts, root = self._seen(admitted), entry.visit.root
+        mounts, root = self._seen(entry, admitted), entry.visit.root
         client = entry.address.path.rstrip("/")
         if not client:
             return text_answer(setup.list_clients(mounts, root))
         chosen = parse_qs(entry.address.query).get("repo", [""])[-1]
         only = address_of(f"/{chosen}") if chosen else None
-        return text_answer(setup.client_text(mounts, client, root, only))
+        return text_answer(
+            setup.client_text(mounts, client, root, only, closed=not self._gate.access.open_reading)
+        )
 
     async def _robots(self, entry: Entry, admitted: Admitted) -> Answer:
         del entry, admitted

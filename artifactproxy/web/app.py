@@ -93,7 +93,7 @@ class WebServer:
         self._limits = limits
         self._ssl = ssl
         self._door = Door(limits, access, via)
-        self._gate = Gate(access, keys)
+        self._gate = Gate(access, keys, limits.failed_logins)
         self._registry = registry
         self._closing = False
         self._clients: set[Connection] = set()  # who was there when we began to close

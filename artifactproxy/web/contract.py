@@ -61,6 +61,9 @@ class KeysLike(Protocol):
     async def caller_of(self, secret: str) -> Caller:
         """Raises `IndexUnavailable`."""
 
+    def knows(self, secret: str) -> bool:
+        """Whether this was right when it was last shown here, or is a ticket, which proves itself."""
+
     async def ticket_for(self, caller: Caller, most: Right) -> str:
         """What serves instead of the token for `TICKET_SECONDS`. Raises `IndexUnavailable`."""
 

@@ -40,6 +40,7 @@ class Entry:
     address: Address
     headers: dict[str, str]
     visit: Visit
+    method: str = "GET"
 
 
 class Door:
@@ -68,7 +69,7 @@ class Door:
             raise LoopDetected("this request has been here before")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise ExpectationFailed("only 100-continue can be expected")
-        return Entry(address, headers, visit)
+        return Entry(address, headers, visit, request.method)
 
     def _fields(self, request: web.BaseRequest) -> dict[str, str]:
         """Header fields by lower-case name, repeated ones joined (RFC 9110 section 5.3)."""

@@ -27,11 +27,11 @@ from artifactproxy.web.containers import Containers, namespace
 from artifactproxy.web.contract import EngineLike
 from artifactproxy.web.door import Door, Entry
 from artifactproxy.web.faults import plain_page
-from artifactproxy.web.gate import UNKNOWN, Admitted, Gate
+from artifactproxy.web.gate import NOTHING, UNKNOWN, Admitted, Gate
 from artifactproxy.web.internal import FIRST_SEGMENT, Internal
 from artifactproxy.web.pushes import PushBody, RegistryLike
 from artifactproxy.web.respond import Exchange
-from artifactproxy.web.setup import judge_format
+from artifactproxy.web.setup import judge_alias
 
 READING = frozenset({"GET", "HEAD"})
 RELAYING = READING | {"POST"}  # all that any provider may be asked about
@@ -89,8 +89,8 @@ class Front:
         if self._registry is not None and entry.address.repo in self._registry.locals:
             return await self._push(self._registry, request, entry, admitted, exchange)
         self._gate.judge(admitted, self._operation(exchange.ask), entry)
-        if entry.address.format:
-            judge_format(entry.address, self._engine.mounts())
+        if entry.address.prefix:
+            judge_alias(entry.address, self._engine.mounts())
         await self._take_in(request, entry, exchange)
         if exchange.line.method in READING and self._is_turned_away(exchange.connection):
             raise TurnedAway
@@ -122,9 +122,11 @@ class Front:
     ) -> Answer:
         """A repository that takes pushes reads the body itself, as far as it wants it."""
         ask = exchange.ask
-        if not ask.path:  # what clients ask first, where this repository is all that they know
-            return await self._pages.answer(replace(entry, address=Address(ROOT, "", "")), admitted)
+        if not ask.path:
+            return await self._ping(entry, admitted)
         self._gate.judge(admitted, registry.operation(ask), entry)
+        if entry.address.prefix:
+            judge_alias(entry.address, self._engine.mounts())
         if ask.method in READING and self._is_turned_away(exchange.connection):
             raise TurnedAway
         body = PushBody(request, entry.headers, self._limits, exchange.go_on)
@@ -133,6 +135,14 @@ class Front:
             exchange.keep = False
         answer.outcome.extra.update(exchange.outcome.extra)
         exchange.outcome = answer.outcome
+        return answer
+
+    async def _ping(self, entry: Entry, admitted: Admitted) -> Answer:
+        """What clients ask first, where this repository is all that they know."""
+        answer = await self._pages.answer(replace(entry, address=Address(ROOT, "", "")), admitted)
+        if not may_see(admitted.scopes, entry.address.repo):
+            raise NotServed(NOTHING)
+        judge_alias(entry.address, self._engine.mounts())
         return answer
 
     def _at_home(self, entry: Entry) -> tuple[Entry, NotServed | None]:

@@ -66,7 +66,7 @@ class Login:
         believed = bool(caller.name) or caller.by_ticket
         open_to_all = self._gate.access.open_reading
         if caller.why or not (believed or (open_to_all and not self._takes_pushes())):
-            raise Unauthorized(caller.why or "log in with a token", challenge=self._gate.challenge(entry))
+            raise self._gate.refused(entry, caller, self._gate.challenge(entry))
         return containers.ping()
 
     async def _token(self, keys: KeysLike, entry: Entry, caller: Caller, body: bytes) -> Answer:
@@ -74,11 +74,11 @@ class Login:
         shown = secret_in(entry.headers.get("authorization", ""))
         if body:
             shown = _granted(fields)
-            caller = await keys.caller_of(shown)
+            caller = await self._gate.caller_of(keys, shown, entry)
         if caller.by_ticket:
             raise Unauthorized("a ticket is not given for another one; show the token", challenge=BASIC)
         if caller.why or not (caller.name or self._gate.access.open_reading):
-            raise Unauthorized(caller.why or "show a token as the password", challenge=BASIC)
+            raise self._gate.refused(entry, caller, BASIC)
         most = _asked(fields) if caller.name else Right.READ
         ticket = await keys.ticket_for(caller, most)
         issued = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -212,6 +212,24 @@ def test_a_store_that_is_gone_is_no_store_without_blobs(run, own, tmp_path):
     assert os.listdir(tmp_path) == ["data"]
 
 
+def test_a_folder_with_tokens_that_nobody_has_served_from(run, tmp_path):
+    data, backup, back = (tmp_path / name for name in ("data", "b.tar", "back"))
+    code, _, err = run("token", "create", "ci", "--scope", "read", "--data", str(data))
+    assert (code, (data / "blobs").exists()) == (0, False), err
+    code, out, err = run("backup", str(backup), "--data", str(data), "--json")
+    assert (code, json.loads(out)["blobs"]) == (0, 0), err
+    assert run("restore", str(backup), "--data", str(back))[0] == 0
+    code, out, _ = run("token", "list", "--data", str(back), "--json")
+    assert [token["name"] for token in json.loads(out)] == ["ci"]
+
+
+def test_blobs_that_are_gone_with_their_folder(run, own, tmp_path):
+    data, _ = own
+    (data / "blobs").rename(tmp_path / "away")
+    code, _, err = run("backup", str(tmp_path / "b.tar"), "--data", str(data))
+    assert (code, "the directory of the blobs is gone" in err) == (1, True)
+
+
 # --- failures leave nothing
 
 

@@ -14,10 +14,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from artifactproxy.hosted.uploads import sweep_uploads
+from artifactproxy.rules.credentials import mint
 from tests.chaos.behaviours import ok, slow, status
 from tests.corpus.recorders import Names, watched
 from tests.corpus.scene import AUDIT, Scene, post, raw
 from tests.corpus.slow import slow_clients
+from tests.hosted.rig import NAME, rig
 from tests.house_proxy import Got, Proxy
 
 Recipe = Callable[..., Awaitable[None]]
@@ -285,10 +288,49 @@ async def _sum(proxy: Proxy, path: str) -> tuple[int, str]:
     return got.status, hashlib.sha256(got.body or b"").hexdigest()
 
 
+# --- registries -----------------------------------------------------------------------------
+
+
+async def open_uploads(scene: Scene, *, count: int, most: int) -> None:
+    """One caller has so many uploads and no more; another one is not held back, and in the end they go."""
+    async with rig(scene.folder / "registry", limits={"upload_sessions": most, "upload_idle": "1h"}) as reg:
+        told = await _in_turns(count, lambda _: reg.ask("POST", f"{NAME}/blobs/uploads/"))
+        assert Counter(told) == {202: most, 429: count - most}
+        other = await reg.given("push")
+        assert (await reg.ask("POST", f"{NAME}/blobs/uploads/", token=other)).status == 202
+        digest = await reg.pushed(b"in one request there is always room")
+        reg.clock.ahead = 3700.0
+        assert await sweep_uploads(reg.registry._kit) == most + 1
+        reg.clock.ahead = 0.0
+        assert (await reg.rows(), reg.temp_files()) == ([f"team/app blob:{digest}"], [])
+
+
+async def failed_logins(scene: Scene, *, count: int, most: int) -> None:
+    """Past the bound nothing is looked up, whoever shows it first; who was right before goes on."""
+    async with rig(scene.folder / "registry", limits={"failed_logins": most}) as reg:
+        digest = await reg.pushed(b"content")
+        wrong = [mint(hashlib.sha256(str(n).encode()).digest()) for n in range(count)]
+        told = Counter(await _in_turns(count, lambda n: reg.ask("GET", "/v2/", token=wrong[n])))
+        assert set(told) == {401, 429}
+        assert most <= told[401] < count / 2, told
+        assert (await reg.ask("GET", "/v2/")).status == 200
+        assert (await reg.ask("GET", f"{NAME}/blobs/{digest}", token=wrong[0])).body == b"content"
+
+
+async def _in_turns(count: int, ask: Callable[[int], Awaitable[Got]]) -> list[int]:
+    places = asyncio.Semaphore(50)
+
+    async def one(n: int) -> int:
+        async with places:
+            return (await ask(n)).status
+
+    return await asyncio.gather(*(one(n) for n in range(count)))
+
+
 RECIPES: dict[str, Recipe] = {
     recipe.__name__: recipe
     for recipe in (
         *(zipped_body, big_body, long_query, slow_clients, missing_names, named_hosts, hostile_names),
-        *(header, patterns, one_blob, many_blobs),
+        *(header, patterns, one_blob, many_blobs, open_uploads, failed_logins),
     )
 }

@@ -7,7 +7,8 @@ the connection was kept, so that the socket is always read to its end and nothin
 `at_most` (how many, 1 if neither is said), `interim` (how many 1xx), `asked` (requests that upstream
 saw), `relayed` (the one body that it was sent), `file` (the exact bytes of a seeded file), `has` and
 `lacks` (texts), `each` (of these, one for every answer). `must_not`: `store` (blobs and rows), `blob`,
-`ask_upstream`, `run_second`, `echo` (in an error), `believe` (a forged address, in answer or log).
+`record` (rows only), `ask_upstream`, `run_second`, `echo` (in an error), `believe` (a forged address, in
+answer or log), `tell` (a token, in an answer, the log, the metrics or on standard error).
 After every case there is no warning in the log, and an honest request is a hit.
 """
 
@@ -22,6 +23,7 @@ from urllib.parse import unquote_to_bytes
 from tests.corpus.entry import Case
 from tests.corpus.programs import FILES, GOOD, MARKER, Program
 from tests.corpus.recipes import RECIPES
+from tests.corpus.registry import DIGESTS, sha256
 from tests.corpus.wire import NotHttp, Reply, exchange, replies
 
 _MARKER = "GET /files/marker.bin HTTP/1.1\r\nHost: {host}\r\n{shown}Connection: close\r\n\r\n"
@@ -33,7 +35,8 @@ _WORDS = {
     "next": _NEXT,
 }
 """What may stand in braces in a case, besides what `host`, `next_size`, `next_hex` and `etag:FILE` say, and, where
-reading needs a token, `token:NAME`, `basic:NAME` and `shown`, the whole field of an honest client."""
+reading needs a token, `token:NAME`, `basic:NAME` and `shown`, the whole field of an honest client; of a
+registry `digest:NAME`; in a head `length` and `sha256`, which are those of its body."""
 
 # What honest answers say as well, so that it proves no echo.
 _OURS = re.compile(rb"(?i)close|chunked|keep-alive|gzip|application/json|text/html|bytes.*|/?|no-cache")
@@ -52,13 +55,21 @@ def request_of(case: Case, program: Program, host: str) -> bytes:
     else:
         fields = "".join(f"{field}\r\n" for field in given.get("headers", ()))
         text = f"{given.get('method', 'GET')} {given['target']} HTTP/1.1\r\nHost: {{host}}\r\n{fields}\r\n"
-    return filled(text, program, host).encode("latin-1")
+    return _measured(filled(text, program, host)).encode("latin-1")
+
+
+def _measured(text: str) -> str:
+    """With the length of the body, and its digest, where the head says `{length}` and `{sha256}`."""
+    head, gap, body = text.partition("\r\n\r\n")
+    whole = body.encode("latin-1")
+    return head.replace("{length}", str(len(whole))).replace("{sha256}", sha256(whole)) + gap + body
 
 
 def filled(text: str, program: Program, host: str) -> str:
     for word, meaning in _WORDS.items():
         text = text.replace(f"{{{word}}}", meaning)
     text = text.replace("{shown}", program.shown)
+    text = re.sub(r"\{digest:([^}]+)\}", lambda match: DIGESTS[match[1]], text)
     text = re.sub(r"\{token:([^}]+)\}", lambda match: program.tokens[match[1]], text)
     text = re.sub(r"\{basic:([^}]+)\}", lambda match: _basic(program.tokens[match[1]]), text)
     size = len(_NEXT.replace("{host}", host))
@@ -98,6 +109,10 @@ async def play(case: Case, program: Program, host: str) -> None:
     program.kept = program.stored()
     if "blob" in case.entry.must_not:
         assert program.kept[0] == before[0], "a blob was stored"
+    if "record" in case.entry.must_not:
+        assert program.kept[1:] == before[1:], "a row was written"
+    if "tell" in case.entry.must_not:
+        await _judge_secrets(program, host, got)
     if "store" in case.entry.must_not:
         assert program.kept == before, "the store has changed"
 
@@ -189,6 +204,22 @@ def _judge_traces(
             for piece in echoes(request) if answer.status >= 400 else ():
                 assert piece not in answer.head + answer.body, f"echoed: {piece!r}"
                 assert piece not in unquote_to_bytes(answer.head), f"echoed: {piece!r}"
+
+
+async def _judge_secrets(program: Program, host: str, got: bytes) -> None:
+    page = f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n{program.shown}Connection: close\r\n\r\n"
+    places = {
+        "answer": got,
+        "metrics": await exchange(program.port, page.encode()),
+        "log": program.log.read_bytes(),
+        "standard error": program.said().encode(),
+    }
+    for where, text in places.items():
+        for name, token in program.tokens.items():
+            assert token.encode() not in text, f"the token of {name} is in the {where}"
+            assert base64.b64encode(token.encode())[4:40] not in text, (
+                f"the token of {name} is in the {where}"
+            )
 
 
 def echoes(request: bytes) -> Iterator[bytes]:

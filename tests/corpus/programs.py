@@ -19,6 +19,7 @@ from artifactproxy import wiring
 from artifactproxy.config import load
 from tests.chaos import Chaos
 from tests.chaos.behaviours import ok, status
+from tests.corpus import registry
 
 PARSERS = {"c": "", "python": "1"}
 """Which request parser aiohttp uses, and the value of AIOHTTP_NO_EXTENSIONS that chooses it."""
@@ -28,6 +29,7 @@ SITES = {
     "public": "public_url: https://cache.example/artifacts\nallowed_hosts: [cache.example]",
     "trusting": "trusted_proxies: [127.0.0.1/32]",
     "closed": "access: {read: token}",
+    "registry": registry.LOCALS,
 }
 """Configurations that attacks are played against."""
 
@@ -38,20 +40,22 @@ TOKENS = {
     "keeper": ["admin:images", "read:files"],
     "revoked": ["admin"],
 }
-"""Tokens of the closed site; `expired` is one more, and was `admin`."""
+"""Tokens where reading needs one. More are `expired`, which was `admin`, and `pusher` and `owner`, who may push
+into a registry, and delete there."""
+_CLOSED = ("closed", "registry")
 
 _CONFIG = """\
 listen: 127.0.0.1:0
 data: {folder}/data
 log: {{file: {folder}/log}}
-limits: {{log_bytes: 1, keepalive: {keepalive}, lingering: 200ms, sweep_every: 1h}}
+limits: {{log_bytes: 1, failed_logins: 1000000, keepalive: {keepalive}, lingering: 200ms, sweep_every: 1h}}
 {site}
 remotes:
   files: {{provider: generic, upstream: {origin}/files/, limits: {limits}}}
   pypi: {{provider: pypi, upstream: {origin}/simple/, limits: {limits}}}
   npm: {{provider: npm, upstream: {origin}/npm/, limits: {limits}}}
   go: {{provider: go, upstream: {origin}/go/, limits: {limits}}}
-"""
+{more}"""
 _LIMITS = "{connect: 2s, first_byte: 2s, idle: 2s, retries: 0}"
 
 MARKER = b"this answer belongs to the request behind the attack\n"
@@ -133,17 +137,26 @@ async def running(
     folder.mkdir(parents=True)
     async with Chaos() as chaos:
         script(chaos)
+        more = registry.remotes(folder, chaos.origin, _LIMITS) if site == "registry" else ""
         text = _CONFIG.format(
-            folder=folder, site=SITES[site], keepalive=keepalive, origin=chaos.origin, limits=_LIMITS
+            folder=folder,
+            site=SITES[site],
+            keepalive=keepalive,
+            origin=chaos.origin,
+            limits=_LIMITS,
+            more=more,
         )
         (folder / "config.yaml").write_text(textwrap.dedent(text))
-        tokens = await made_tokens(folder) if site == "closed" else {}
+        tokens = await made_tokens(folder) if site in _CLOSED else {}
         process = await start(folder, {"AIOHTTP_NO_EXTENSIONS": PARSERS[parser]})
         try:
             program = Program(process, await _port(process, folder / "log"), folder, chaos, parser)
             program.tokens = tokens
             with closing(program):
-                await fill(program)
+                if more:
+                    registry.script(chaos)
+                    await registry.push(program.port, tokens["pusher"])
+                await fill(program, registry.HONEST if more else [], registry.ROWS if more else 0)
                 yield program
         finally:
             if process.returncode is None:
@@ -156,6 +169,8 @@ async def made_tokens(folder: Path) -> dict[str, str]:
     async with wiring.token_desk(config) as desk:
         made = {name: (await desk.create(name, scopes, None))["token"] for name, scopes in TOKENS.items()}
         await desk.revoke("revoked")
+        for name, right in (("pusher", "push"), ("owner", "admin")):
+            made[name] = (await desk.create(name, [f"{right}:images", f"{right}:fixed"], None))["token"]
         made["expired"] = (await desk.create("expired", ["admin"], 0.001))["token"]
     return made
 
@@ -212,9 +227,9 @@ HONEST = [
 ]
 
 
-async def fill(program: Program) -> None:
+async def fill(program: Program, more: list[str], rows: int) -> None:
     """Ask for everything twice: the second answer comes from the cache, so that attacks find hits."""
-    for target in HONEST:
+    for target in [*HONEST, *more]:
         for _ in range(2):
             head, body = await _get(program, target)
             assert head.startswith(b"HTTP/1.1 200 "), head
@@ -225,7 +240,7 @@ async def fill(program: Program) -> None:
             assert found, head
             program.etags[name] = found[1].decode()
     async with asyncio.timeout(10):
-        while len(program.stored()[1]) < len(HONEST):
+        while len(program.stored()[1]) < len(HONEST) + rows:
             await asyncio.sleep(0.01)
     program.kept = program.stored()
 

@@ -48,6 +48,24 @@ def long_method(*, letter: str = "A", size: int = 8192) -> str:
     return f"{letter * size} /files/good.bin HTTP/1.1\r\nHost: {{host}}\r\n\r\n"
 
 
+def manifest(
+    *,
+    before: str,
+    unit: str,
+    count: int,
+    after: str = "",
+    name: str = "images/team/app",
+    chunked: bool = False,
+) -> str:
+    """A manifest is pushed that holds `unit` `count` times over, between commas where it ends with one."""
+    body = f"{before}{(unit * count).rstrip(',')}{after}"
+    head = f"PUT /v2/{name}/manifests/bomb HTTP/1.1\r\nHost: {{host}}\r\nAuthorization: Bearer {{token:pusher}}\r\n"
+    head += "Content-Type: application/vnd.oci.image.manifest.v1+json\r\n"
+    if chunked:
+        return f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n{body}\r\n0\r\n\r\n"
+    return f"{head}Content-Length: {{length}}\r\n\r\n{body}"
+
+
 def tls_hello(*, name: str = "cache.example", after: str = "") -> str:
     """What a TLS client says first."""
     outgoing = ssl.MemoryBIO()
@@ -67,6 +85,7 @@ RECIPES: dict[str, Recipe] = {
         long_field,
         chunked,
         long_method,
+        manifest,
         tls_hello,
     )
 }

@@ -15,7 +15,7 @@ from tests.corpus.play import play
 from tests.corpus.programs import PARSERS, Program, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-CASES = cases("ADG", "raw")
+CASES = cases("ACDEG", "raw")
 
 
 @dataclass(slots=True)

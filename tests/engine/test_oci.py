@@ -15,7 +15,7 @@ import pytest
 from artifactproxy.rules.oci import media
 from tests.chaos import Chaos
 from tests.chaos.behaviours import cut, flip, ok, portal, slam, status
-from tests.chaos.server import Exchange
+from tests.chaos.server import Behaviour, Exchange
 from tests.engine.images import NAME, Image, asked, digest, document, publish, registry_proxy, remote, until
 from tests.house_proxy import Got, Proxy, proxied
 
@@ -127,12 +127,26 @@ async def test_a_head_transfers_nothing_and_a_later_get_remembers_the_tag(
     assert (head.status, head.headers["Docker-Content-Digest"]) == (200, image.digest)
     assert head.headers["Content-Length"] == str(len(image.manifest))
     assert head.headers["Content-Type"] == media.OCI_MANIFEST
-    assert "GET" not in {seen.method for seen in chaos.requests}
+    assert [(seen.method, seen.path) for seen in chaos.requests] == [("HEAD", f"/v2/{NAME}/manifests/v1")]
     assert (await lasting.get(f"{AT}/manifests/{image.digest}")).body == image.manifest
     await pointed(lasting)
     await chaos.stop()
     assert (await lasting.get(TAG, "HEAD")).headers["Docker-Content-Digest"] == image.digest
     assert (await lasting.get(TAG)).body == image.manifest
+
+
+async def test_a_part_of_a_manifest_is_given_to_nobody(lasting: Proxy, chaos: Chaos) -> None:
+    """Cold and warm, by tag and by digest: the specification knows ranges of blobs only."""
+    image = Image()
+    publish(chaos, image, "v1")
+    for _ in range(2):
+        for reference in ("v1", image.digest):
+            for asked_for in ("bytes=0-3", "bytes=5-", "bytes=999999-"):
+                got = await lasting.get(f"{AT}/manifests/{reference}", Range=asked_for)
+                assert (got.status, got.body) == (200, image.manifest)
+        await pointed(lasting)
+    held = await lasting.get(f"{AT}/manifests/v1", Range="bytes=0-3", If_Range=f'"{image.digest[7:]}"')
+    assert (held.status, held.body) == (200, image.manifest)
 
 
 async def test_the_type_that_upstream_gave_is_kept(lasting: Proxy, chaos: Chaos) -> None:
@@ -295,6 +309,71 @@ async def test_a_blob_of_one_name_says_nothing_about_another(lasting: Proxy, cha
     assert asked(chaos, path, "other/app") != []
     await chaos.stop()
     assert (await lasting.get(f"/v2/hub/third/app/{path}")).status == 502
+
+
+async def test_a_blob_that_upstream_has_under_another_name_too_is_not_brought_again(
+    lasting: Proxy, chaos: Chaos
+) -> None:
+    """It says so by HEAD, once for all who ask; from then on it is a hit under this name."""
+    image = Image()
+    for name in (NAME, "other/app"):
+        publish(chaos, image, name=name)
+    path = f"blobs/{digest(image.layer)}"
+    assert (await lasting.get(f"{AT}/{path}")).body == image.layer
+    await lasting.settled()
+    answers = await asyncio.gather(*(lasting.get(f"/v2/hub/other/app/{path}") for _ in range(8)))
+    assert {(got.status, got.body, got.source) for got in answers} == {(200, image.layer, "cache")}
+    assert asked(chaos, path, "other/app") == ["HEAD"]
+    await chaos.stop()
+    part = await lasting.get(f"/v2/hub/other/app/{path}", Range="bytes=10-19")
+    assert (part.status, part.body) == (206, image.layer[10:20])
+    assert part.headers["Docker-Content-Digest"] == digest(image.layer)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        status(200, b"another length"),
+        status(200, Image().layer, Docker_Content_Digest=digest(b"other")),
+        status(405),
+        status(500),
+    ],
+)
+async def test_what_upstream_does_not_confirm_is_fetched(
+    lasting: Proxy, chaos: Chaos, says: Behaviour
+) -> None:
+    image = Image()
+    publish(chaos, image)
+    path = f"blobs/{digest(image.layer)}"
+    assert (await lasting.get(f"{AT}/{path}")).body == image.layer
+    await lasting.settled()
+    given = status(200, image.layer)
+
+    async def behave(exchange: Exchange) -> None:
+        await (says if exchange.seen.method == "HEAD" else given)(exchange)
+
+    chaos.script(f"/v2/other/app/{path}", behave)
+    got = await lasting.get(f"/v2/hub/other/app/{path}")
+    assert (got.status, got.body, got.source) == (200, image.layer, "remote")
+    assert asked(chaos, path, "other/app")[-1] == "GET"
+
+
+async def test_no_upstream_opens_what_another_one_gave(tmp_path: Path, chaos: Chaos) -> None:
+    image = Image()
+    publish(chaos, image)
+    path = f"blobs/{digest(image.layer)}"
+    async with Chaos() as liar:
+        liar.script(f"/v2/{NAME}/{path}", status(200, b"x" * len(image.layer)))
+        more = f"liar:\n  provider: oci\n  upstream: {liar.origin}/\n"
+        top, remotes = "oci_default: hub", remote(chaos) + more
+        async with proxied(
+            tmp_path, chaos.origin, remotes=remotes, top=top, extra="first_byte: 10s"
+        ) as proxy:
+            assert (await proxy.get(f"{AT}/{path}")).body == image.layer
+            await proxy.settled()
+            got = await proxy.get(f"/v2/liar/{NAME}/{path}")
+            assert got.body != image.layer
+            assert [seen.method for seen in liar.requests][:1] == ["GET"]
 
 
 async def test_a_range_of_a_blob_that_is_still_coming(tmp_path: Path, chaos: Chaos) -> None:

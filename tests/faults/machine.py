@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 import pytest
@@ -76,7 +77,13 @@ def use_up_inodes(folder: Path) -> list[Path]:
 # --- what an instance in this process says --------------------------------------------------
 
 
-async def metric(proxy: Proxy | Running, name: str, **labels: str) -> float:
+class Asked(Protocol):
+    """Whatever shows its metrics."""
+
+    async def get(self, path: str) -> Got: ...
+
+
+async def metric(proxy: Asked, name: str, **labels: str) -> float:
     """The sum of the series of `artifactproxy_<name>` that carry these labels; 0 if there is none."""
     text = ((await proxy.get("/metrics")).body or b"").decode()
     total = 0.0

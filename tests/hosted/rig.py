@@ -63,6 +63,9 @@ class Rig:
         ) as answer:
             return Got(answer.status, answer.headers.copy(), await answer.read(), answer.reason or "")
 
+    async def get(self, path: str) -> Got:
+        return await self.ask("GET", path)
+
     async def begun(self, name: str = NAME) -> str:
         """The address of a new upload."""
         got = await self.ask("POST", f"{name}/blobs/uploads/")
@@ -169,9 +172,15 @@ def code(got: Got) -> str:
 
 @asynccontextmanager
 async def rig(
-    folder: Path, *, limits: dict[str, Any] | None = None, local: str = "", bucket: Bucket | None = None
+    folder: Path,
+    *,
+    limits: dict[str, Any] | None = None,
+    local: str = "",
+    bucket: Bucket | None = None,
+    access: str = "open",
 ) -> AsyncIterator[Rig]:
-    """`local` are further keys of the repository. With a `bucket` blobs lie there."""
+    """`local` are further keys of the repository; `access` says who may read. With a `bucket` blobs lie
+    there."""
     folder.mkdir(exist_ok=True)
     more = f"limits: {json.dumps(limits)}\n" if limits else ""
     if bucket is not None:
@@ -181,6 +190,7 @@ async def rig(
     path = folder / "config.yaml"
     path.write_text(
         f"listen: 127.0.0.1:0\ndata: {folder / 'data'}\nlog: {{file: {folder / 'log'}}}\n{more}"
+        f"access: {{read: {access}}}\n"
         'remotes: {files: {provider: generic, upstream: "http://127.0.0.1:9/"}}\n'
         f"locals: {{images: {{provider: oci{local}}}}}\n"
     )

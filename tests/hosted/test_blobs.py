@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.machine import metric
 from tests.hosted.rig import NAME, Rig, code, rig, sha256
 
 MIB = 2**20
@@ -65,6 +66,7 @@ async def test_c16_e4_a_wrong_digest_leaves_nothing(reg: Rig, size: int) -> None
         got = await reg.ask(method, path, body)
         assert (got.status, code(got)) == (400, "DIGEST_INVALID")
     await reg.quiet()
+    assert await metric(reg, "uploads_total", result="refused") == 2
     assert (reg.blobs(), await reg.rows()) == (set(), [])
 
 
@@ -141,7 +143,9 @@ async def test_c15_e6_a_push_that_is_cut_leaves_nothing(reg: Rig, at: int) -> No
     await reg.quiet()
     assert (reg.blobs(), await reg.rows()) == (set(), [])
     assert (await reg.ask("GET", f"{NAME}/blobs/{sha256(body)}")).status == 404
+    assert await metric(reg, "uploads_total", result="aborted") == 2
     await reg.pushed(body)
+    assert await metric(reg, "uploads_total", result="stored") == 1
 
 
 async def test_c15_a_body_that_stops_coming(tmp_path: Path) -> None:
@@ -162,6 +166,7 @@ async def test_c18_many_at_once_are_one_blob(reg: Rig) -> None:
         *(reg.ask("POST", f"{NAME}/blobs/uploads/?digest={sha256(body)}", body) for _ in range(50))
     )
     assert [got.status for got in told] == [201] * 50
+    assert await metric(reg, "dedupe_races_total") >= 1
     assert reg.blobs() == {sha256(body)[7:]}
     await reg.quiet()
     assert await reg.rows() == [f"team/app blob:{sha256(body)}"]

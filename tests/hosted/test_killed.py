@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from artifactproxy.rules.oci.media import OCI_MANIFEST
 from tests.faults.machine import Running, command, program, until
-from tests.hosted.rig import NAME, sha256
+from tests.hosted.rig import NAME, manifest_of, sha256
 
 MIB = 2**20
 
@@ -74,6 +75,44 @@ async def test_e6_killed_in_the_middle_of_a_push(tmp_path: Path, way: str) -> No
         assert (await running.get(f"{NAME}/blobs/{sha256(body)}")).body == body
         ended, said = await command(tmp_path, "fsck", "--full")
         assert ended == 0, said
+
+
+async def test_c20_killed_in_the_middle_of_each_object_of_an_image(tmp_path: Path) -> None:
+    configure(tmp_path)
+    config, layer = b'{"os": "linux"}', os.urandom(MIB)
+    objects = [
+        (f"{NAME}/blobs/{sha256(config)}", config),
+        (f"{NAME}/blobs/{sha256(layer)}", layer),
+        (f"{NAME}/manifests/latest", manifest_of(config, [layer])),
+    ]
+    old = manifest_of(b"{}", [])
+    async with program(tmp_path) as running:
+        token = {**await token_of(tmp_path), "Content-Type": OCI_MANIFEST}
+
+        async def push(path: str, body: bytes) -> None:
+            got = await running.client.put(f"{running.base}{path}", data=body, headers=token)
+            assert got.status == 201, await got.text()
+
+        await push(f"{NAME}/blobs/{sha256(b'{}')}", b"{}")
+        await push(f"{NAME}/manifests/latest", old)
+    for number, (path, body) in enumerate(objects):
+        async with program(tmp_path) as running:
+            hanging = await half_pushed(running, "PUT", path, token, body)
+            # The half of it is read when a later request is answered: the loop has come round.
+            assert (await running.get(f"{NAME}/manifests/latest")).body == old
+            await running.stop(signal.SIGKILL)
+            hanging.close()
+        async with program(tmp_path) as running:
+            assert list((running.data / "tmp").iterdir()) == []
+            assert (await running.get(f"{NAME}/manifests/latest")).body == old
+            whole = [(await running.get(path)).status for path, _ in objects[:2]]
+            assert whole == [200 if at < number else 404 for at in range(2)]
+            await push(path, body)
+    async with program(tmp_path) as running:
+        assert (await running.get(f"{NAME}/manifests/latest")).body == objects[2][1]
+        assert (await running.get(objects[1][0])).body == layer
+    ended, said = await command(tmp_path, "fsck", "--full")
+    assert ended == 0, said
 
 
 async def test_e10_pieces_at_several_processes(tmp_path: Path) -> None:

@@ -176,6 +176,46 @@ async def test_deleted_by_tag_and_by_digest(reg: Rig) -> None:
     assert (await reg.ask("GET", f"{NAME}/manifests/{kept}")).status == 200
 
 
+async def test_g07_deletes_can_be_off(tmp_path: Path) -> None:
+    async with rig(tmp_path / "a", local=", deletes: false") as reg:
+        digest, manifest = await reg.imaged(b"layer", tag="v1")
+        pusher = await reg.given("push:images")
+        for path in ("manifests/v1", f"manifests/{digest}", f"blobs/{sha256(b'layer')}", "manifests/none"):
+            got = await reg.ask("DELETE", f"{NAME}/{path}")
+            assert (got.status, code(got), "DELETE" in got.headers["Allow"]) == (405, "UNSUPPORTED", False)
+            assert (await reg.ask("DELETE", f"{NAME}/{path}", token=pusher)).status == 403
+        assert (await reg.ask("DELETE", await reg.begun())).status == 204, "an upload is no content yet"
+        assert (await reg.ask("GET", f"{NAME}/manifests/v1")).body == manifest
+
+
+async def test_c21_an_image_with_one_part_that_is_missing_or_bad(reg: Rig) -> None:
+    digest, manifest = await reg.imaged(b"layer", tag="v1")
+    rows = await reg.rows()
+    layers, config = [b"one", b"two", b"three"], b"{}"
+    for each in (config, *layers[:2]):
+        await reg.pushed(each)
+    bad = await reg.ask("PUT", f"{NAME}/blobs/{sha256(layers[2])}", b"other bytes")
+    assert (bad.status, code(bad)) == (400, "DIGEST_INVALID")
+    image = manifest_of(config, layers)
+    absent = manifest_of(b"absent", [])
+    for reference, body, kind, missing in (
+        ("v1", image, OCI_MANIFEST, sha256(layers[2])),
+        (sha256(image), image, OCI_MANIFEST, sha256(layers[2])),
+        ("v1", index_of(manifest, absent), OCI_INDEX, sha256(absent)),
+    ):
+        got = await reg.ask("PUT", f"{NAME}/manifests/{reference}", body, Content_Type=kind)
+        assert (got.status, code(got)) == (404, "MANIFEST_BLOB_UNKNOWN")
+        assert missing in (got.body or b"").decode()
+        assert (await reg.ask("GET", f"{NAME}/manifests/{sha256(body)}")).status == 404
+        assert (await reg.ask("GET", f"{NAME}/manifests/v1")).headers["Docker-Content-Digest"] == digest
+    await reg.quiet()
+    added = {f"team/app blob:{sha256(each)}" for each in (config, *layers[:2])}
+    assert set(await reg.rows()) == {*rows, *added}
+    await reg.pushed(layers[2])
+    got = await reg.ask("PUT", f"{NAME}/manifests/v1", image, Content_Type=OCI_MANIFEST)
+    assert got.status == 201
+
+
 async def test_tags_in_pages(reg: Rig) -> None:
     _, manifest = await reg.imaged(b"layer")
     tags = sorted(["1", "10", "2", "A", "Z", "_x", "a", "latest", "v1.0", "v1.0-rc1"])

@@ -106,6 +106,11 @@ def test_texts_name_the_registry(upstream: str) -> None:
     assert "docker pull 10.0.0.1:8080/images/" in texts["docker"]
     assert ("registry-mirrors" in texts["docker"]) == (registry == "docker.io")
     assert "insecure-registries" in texts["docker"]
+    for client in hub.clients:
+        told = render(client, "https://a.example/images", closed=True)
+        assert told.startswith(render(client, "https://a.example/images"))
+        assert ("login a.example" in told) is (client.client != "containerd")
+        assert "--scope read)" in told
     at_home = {client.client: render(client, "http://127.0.0.1:8080/images") for client in hub.clients}
     assert "insecure-registries" not in at_home["docker"]
     assert "insecure = true" in at_home["podman"]

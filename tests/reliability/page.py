@@ -23,6 +23,7 @@ FAULT_PARTS = {
 ATTACK_PARTS = {
     "A": "Paths and encoding",
     "B": "Request forgery and redirects",
+    "C": "Pushed documents",
     "D": "Framing and smuggling",
     "E": "Exhaustion",
     "F": "Stored content, browsers and headers",

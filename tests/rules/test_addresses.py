@@ -25,7 +25,10 @@ READ = {
     "/artifactory/api/npm/npm/@s/n": Address("npm", "@s/n", "", "/artifactory/api/npm", "npm"),
     "/artifactory/api/go/go/x/@v/list": Address("go", "x/@v/list", "", "/artifactory/api/go", "go"),
     "/artifactory/api-x/a": Address("api-x", "a", "", "/artifactory"),
-    "/api/v1/remote/pypi/simple/": Address("pypi", "simple/", "", "/api/v1/remote"),
+    "/api/v1/remote/pypi/simple/": Address("pypi", "simple/", "", "/api/v1/remote", kind="remote"),
+    "/api/v1/local/images/v2/a/tags/list?n=1": Address(
+        "images", "v2/a/tags/list", "n=1", "/api/v1/local", kind="local"
+    ),
     # Pages of ours, which say themselves that they do not exist.
     "/api": Address("api", "", ""),
     "/api/v1": Address("api", "v1", ""),
@@ -51,7 +54,8 @@ ABSENT = [
     "/artifactory/api/PyPI/pypi/x",
     "/api/v1/remote/",
     "/api/v1/remote/v2/x",
-    "/api/v1/local/pypi/x",
+    "/api/v1/local/",
+    "/api/v1/local/v2/images/x",
     "/api/v1/virtual/pypi/x",
 ]
 REFUSED = [
@@ -104,7 +108,7 @@ def test_escapes_further_in_never_make_an_alias(words) -> None:
     assert address.format == ""
 
 
-PREFIXES = ["/repository", "/artifactory", "/artifactory/api/npm", "/api/v1/remote"]
+PREFIXES = ["/repository", "/artifactory", "/artifactory/api/npm", "/api/v1/remote", "/api/v1/local"]
 PARTS = st.sampled_from(
     "pypi npm api v1 remote repository artifactory livez setup @s%2fn %70ypi %61pi .. %2e%2e a;b %2f % "
     "A a%20b .x ?q=1 %00 ".split(" ")

@@ -17,6 +17,7 @@ from artifactproxy.rules.credentials import (
     Ticket,
     fingerprint,
     is_ticket,
+    masked,
     mint,
     open_ticket,
     seal_ticket,
@@ -123,3 +124,10 @@ def test_a_ticket_with_a_change_holds_for_nothing(ticket: Ticket, data: st.DataO
 def test_what_nobody_sealed_is_no_ticket(text: str) -> None:
     assert open_ticket(KEY, text, NOW) is None
     assert open_ticket(b"", text, NOW) is None
+
+
+def test_what_is_secret_is_left_out_of_a_text() -> None:
+    token, ticket = mint(bytes(32)), seal_ticket(b"key", Ticket(token_id(mint(bytes(32))), Right.READ), 10.0)
+    text = masked(f"a {token}b {ticket} apx_short apxt_- c")
+    assert text == f"a apx_{token_id(token)}...b apxt_{token_id(token)}_1_10_... apx_short apxt_- c"
+    assert masked("nothing of ours") == "nothing of ours"

@@ -78,10 +78,10 @@ async def closed(rigs) -> World:
     return await opened(rigs, CLOSED)
 
 
-async def opened(rigs: Any, access: AccessRules) -> World:
+async def opened(rigs: Any, access: AccessRules, **limits: Any) -> World:
     shelf, time = Shelf(), Time()
     keys = Keys(shelf, time)
-    world = World(await rigs(access, keys=keys), keys, Desk(shelf, time, keys), shelf)
+    world = World(await rigs(access, keys=keys, **limits), keys, Desk(shelf, time, keys), shelf)
     await world.fill()
     return world
 

@@ -10,10 +10,11 @@ from urllib.parse import urlencode
 
 import pytest
 
+from artifactproxy.engine.answer import Bytes
 from artifactproxy.engine.mounts import Mount
 from artifactproxy.model import Right
 from artifactproxy.providers._base import Site
-from artifactproxy.rules.credentials import TICKET_SECONDS
+from artifactproxy.rules.credentials import NOISE_BYTES, TICKET_SECONDS, mint
 from artifactproxy.web.access import AccessRules
 from tests.web.test_gate import CLOSED, Images, World, opened
 
@@ -236,3 +237,55 @@ async def test_a_nobody_learns_of_no_repository(closed: World) -> None:
     assert named.endswith(',scope="repository:zzz/a/b:pull"')
     reply = await closed.get("/v2/zzz/app/manifests/latest", "admin")
     assert (reply.status, json.loads(reply.body)["errors"][0]["code"]) == (404, "NAME_UNKNOWN")
+
+
+# --- failed logins --------------------------------------------------------------------------
+
+
+async def standing(rigs: Any, access: AccessRules) -> World:
+    """Five failures are borne, in a minute that does not pass."""
+    world = await opened(rigs, access, failed_logins=5)
+    world.rig.server._gate._clock = lambda: 0.0
+    return world
+
+
+async def test_e14_failed_logins_of_one_address_are_bounded(rigs) -> None:
+    """Each is told so, at once and without a look into the index; who was right before goes on."""
+    world = await standing(rigs, CLOSED)
+    good, wrong = basic(world.tokens["reader"]), basic(mint(b"\1" * NOISE_BYTES))
+    world.rig.engine.give("paper/a", lambda: Bytes(b"content"))
+    assert (await world.rig.get("/paper/a", good)).status == 200
+    for path in ("/paper/a", "/v2/", "/v2/token?service=x", "/setup", "/metrics"):
+        assert (await world.rig.get(path, wrong)).status == 401, path
+    looked_up = list(world.shelf.asked)
+    for path in ("/paper/a", "/v2/", "/v2/token?service=x", "/setup", "/metrics", "/nothing/v2/x/tags/list"):
+        for n in range(4):
+            reply = await world.rig.get(path, basic(mint(bytes([n + 2]) * NOISE_BYTES)))
+            assert (reply.status, reply.headers["x-proxy-error"]) == (429, "logins"), path
+            assert 1 <= int(reply.headers["retry-after"]) <= 12
+    form = {"grant_type": "password", "password": mint(b"\7" * NOISE_BYTES)}
+    body = urlencode(form).encode()
+    client = await world.rig.connect()
+    fields = "Content-Type: application/x-www-form-urlencoded\r\nConnection: close\r\n"
+    await client.ask("/v2/token", f"{fields}Content-Length: {len(body)}\r\n", "POST")
+    await client.send(body)
+    assert (await client.reply("POST")).status == 429
+    assert world.shelf.asked == looked_up
+    assert (await world.rig.get("/paper/a", good)).status == 200
+    assert (await world.rig.get("/paper/a")).status == 401, "who shows nothing is not held back"
+    unseen = await world.rig.get("/paper/a", basic(world.tokens["admin"]))
+    assert unseen.status == 429, "nobody can tell yet that it is right"
+
+
+async def test_e14_what_fails_where_it_does_not_matter_does_not_count(rigs) -> None:
+    """Clients that send a password for another server along go on reading what is open."""
+    world = await standing(rigs, AccessRules())
+    wrong = basic(mint(b"\1" * NOISE_BYTES))
+    world.rig.engine.give("paper/a", lambda: Bytes(b"content"))
+    for _ in range(20):
+        assert (await world.rig.get("/paper/a", wrong)).status == 200
+    assert (await world.rig.get("/v2/", basic(world.tokens["admin"]))).status == 200
+    for _ in range(6):
+        last = await world.rig.get("/v2/", wrong)
+    assert last.status == 429
+    assert (await world.rig.get("/paper/a", wrong)).status == 200

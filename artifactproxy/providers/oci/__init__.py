@@ -181,6 +181,7 @@ class Oci(Provider):
             purl=self._purl(name),
             digest_header=DIGEST,
             answers=(VERSION,),
+            shared=True,
         )
 
     def _tags(self, target: Tags, query: str) -> Route:

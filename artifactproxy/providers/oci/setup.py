@@ -1,4 +1,5 @@
-"""Configuration of clients: by an image's own name through us, or as a mirror of the registry."""
+"""Configuration of clients: by an image's own name through us, or as a mirror of the registry; and of those
+that push."""
 
 from __future__ import annotations
 
@@ -57,6 +58,65 @@ _HELM = """\
 helm pull oci://{authority}/{repo}/charts/example --version 1.0.0
 """
 
+_LOGIN = """\
+# Reading needs a token (artifactproxy token create NAME --scope read). Any user name will do:
+{login}
+"""
+_CONTAINERD_HEADER = """\
+#
+  [host."{origin}/v2/{repo}".header]
+    Authorization = ["Bearer TOKEN"]"""
+
+_PUSHING = """\
+# {base} takes what is pushed to it, with a token that may: artifactproxy token create NAME --scope push:{repo}
+# Any user name will do, and the token is the password:
+"""
+_PUSH_DOCKER = """\
+docker login {authority}
+docker tag IMAGE {authority}/{repo}/NAME:TAG
+docker push {authority}/{repo}/NAME:TAG
+docker pull {authority}/{repo}/NAME:TAG
+"""
+_PUSH_PODMAN = """\
+podman login {authority}
+podman push IMAGE {authority}/{repo}/NAME:TAG
+podman pull {authority}/{repo}/NAME:TAG
+"""
+_PUSH_PODMAN_INSECURE = """\
+# Without TLS, a file in /etc/containers/registries.conf.d/ (or --tls-verify=false):
+# [[registry]]
+# location = "{authority}"
+# insecure = true
+"""
+_PUSH_SKOPEO = """\
+skopeo login {authority}
+skopeo copy --all dir:IMAGE docker://{authority}/{repo}/NAME:TAG
+skopeo copy --all docker://{authority}/{repo}/NAME:TAG dir:IMAGE
+"""
+_PUSH_SKOPEO_INSECURE = """\
+# Without TLS: --tls-verify=false to log in, --dest-tls-verify=false to copy to it, --src-tls-verify=false from it.
+"""
+_PUSH_HELM = """\
+helm registry login {authority}
+helm push CHART-1.0.0.tgz oci://{authority}/{repo}/charts
+helm pull oci://{authority}/{repo}/charts/CHART --version 1.0.0
+"""
+_PUSH_HELM_INSECURE = "# Without TLS: --plain-http\n"
+
+
+def clients_pushing() -> tuple[ClientSetup, ...]:
+    """For a repository that takes pushes."""
+    return (
+        ClientSetup("docker", _PUSHING + _PUSH_DOCKER, _DOCKER_INSECURE),
+        ClientSetup("podman", _PUSHING + _PUSH_PODMAN, _PUSH_PODMAN_INSECURE, insecure_at_home=True),
+        ClientSetup("skopeo", _PUSHING + _PUSH_SKOPEO, _PUSH_SKOPEO_INSECURE, insecure_at_home=True),
+        ClientSetup("helm", _PUSHING + _PUSH_HELM, _PUSH_HELM_INSECURE, insecure_at_home=True),
+    )
+
+
+def _login(line: str) -> str:
+    return _LOGIN.replace("{login}", line)
+
 
 def clients_of(registry: str) -> tuple[ClientSetup, ...]:
     """For the images of one registry, as references to them name it."""
@@ -67,9 +127,33 @@ def clients_of(registry: str) -> tuple[ClientSetup, ...]:
 
     mirror = _DOCKER_MIRROR if registry == DOCKER else ""
     return (
-        ClientSetup("docker", about(_DOCKER + mirror), _DOCKER_INSECURE),
-        ClientSetup("podman", about(_PODMAN), "insecure = true\n", insecure_at_home=True),
-        ClientSetup("skopeo", about(_SKOPEO), _SKOPEO_INSECURE, insecure_at_home=True),
-        ClientSetup("containerd", about(_CONTAINERD)),
-        ClientSetup("helm", about(_HELM), "# Without TLS: --plain-http\n", insecure_at_home=True),
+        ClientSetup(
+            "docker", about(_DOCKER + mirror), _DOCKER_INSECURE, login=_login("docker login {authority}")
+        ),
+        ClientSetup(
+            "podman",
+            about(_PODMAN),
+            "insecure = true\n",
+            insecure_at_home=True,
+            login=_login("# podman login {authority}"),
+        ),
+        ClientSetup(
+            "skopeo",
+            about(_SKOPEO),
+            _SKOPEO_INSECURE,
+            insecure_at_home=True,
+            login=_login("skopeo login {authority}"),
+        ),
+        ClientSetup(
+            "containerd",
+            about(_CONTAINERD),
+            login=_login(_CONTAINERD_HEADER),
+        ),
+        ClientSetup(
+            "helm",
+            about(_HELM),
+            "# Without TLS: --plain-http\n",
+            insecure_at_home=True,
+            login=_login("helm registry login {authority}"),
+        ),
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from artifactproxy.errors import NotServed
+from artifactproxy.errors import BadPath, NotServed
 from artifactproxy.rules.addresses import Address
 from artifactproxy.rules.paths import decode_segment
 
@@ -31,7 +31,8 @@ class Registries:
         """The address with its path behind the API; as it is where it is of no registry, and for the
         API's root, which is nobody's.
 
-        Raises `NotServed` for one of a registry that is not here.
+        Raises `NotServed` for one of a registry that is not here, `BadPath` for an escape where it says
+        whose it is: under another spelling a private name would be asked for elsewhere.
         """
         if address.repo == ROOT:
             return self._under_root(address) if address.path else address
@@ -44,6 +45,8 @@ class Registries:
 
     def _under_root(self, address: Address) -> Address:
         first, _, rest = address.path.partition("/")
+        if "%" in first:
+            raise BadPath("this part of an address is written without escapes")
         asked = registry_of(address.query)
         other = self.hosts.get(asked)
         if first in self.names and (other is None or first in self.hosts.values()):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from artifactproxy.errors import BadPath, Fault, MethodRefused, NotServed
-from artifactproxy.model import Digest
+from artifactproxy.model import Digest, Right
 from artifactproxy.rules.oci.names import digest_of, is_name, is_session, is_tag
 from artifactproxy.rules.paths import canonical_path, decode_segment, judge_path
 
@@ -129,6 +129,14 @@ class Operation:
         """Whether it takes the right to push. All of an upload does, its status too; an upload session
         tells who may ask about it by nothing but its name."""
         return isinstance(self.target, Uploads | Upload) or self.method not in READING
+
+    @property
+    def right(self) -> Right:
+        """What it takes. An upload is cancelled by whoever may push."""
+        if not self.writes:
+            return Right.READ
+        deleting = self.method == "DELETE" and not isinstance(self.target, Upload)
+        return Right.DELETE if deleting else Right.PUSH
 
     @property
     def reads_also(self) -> str:

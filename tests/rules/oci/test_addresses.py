@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from artifactproxy.errors import NotServed
+from artifactproxy.errors import BadPath, NotServed
 from artifactproxy.rules.addresses import Address, address_of
 from artifactproxy.rules.oci.addresses import Registries, named, registry_of
 
@@ -61,6 +61,13 @@ def test_a_registry_that_is_not_here(raw: str) -> None:
     with pytest.raises(NotServed) as refused:
         HERE.behind(address_of(raw))
     assert refused.value.code == "name_unknown"
+
+
+@pytest.mark.parametrize("raw", ["/v2/%68ub/a/tags/list", "/v2/%61/tags/list", "/v2/hub%2fa/b/tags/list"])
+def test_whose_it_is_stands_there_without_escapes(raw: str) -> None:
+    """Else a private name in another spelling would be asked for at the default registry."""
+    with pytest.raises(BadPath):
+        HERE.behind(address_of(raw))
 
 
 def test_without_a_default_a_name_needs_its_repository() -> None:
