@@ -143,6 +143,8 @@ class Transfer(Conversation):
                     else:
                         await self._pump(reply, spool)
                     return landed
+                except _LeftInOrder as left_alone:
+                    broken = left_alone.fault
                 except (UpstreamBroken, UpstreamSlow) as fault:
                     # It ends here, and never passes the port where others are counted.
                     self._on_trouble(fault)

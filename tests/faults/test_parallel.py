@@ -247,6 +247,27 @@ async def test_r3_u25_also_where_parts_had_fitted_before(wide: Watch, name: str)
     assert await wide.errors("bad_206") >= 1
 
 
+def closed(behave: Behaviour) -> Behaviour:
+    """Only a part that ends somewhere is answered so; a request for all there is, or all that is missing,
+    is honest."""
+
+    async def chosen(exchange: Exchange) -> None:
+        ranged = exchange.seen.headers.get("range", "")
+        await (ok() if not ranged or ranged.endswith("-") else behave)(exchange)
+
+    return chosen
+
+
+@pytest.mark.parametrize("bad", [BAD_PARTS["no total"], ok(ranges=False), status(416)])
+async def test_r3_u24_u26_the_rest_is_asked_for_in_order_where_nobody_is_left(
+    wide: Watch, bad: Behaviour
+) -> None:
+    body = wide.chaos.script("/f.bin", cut(300_000), closed(bad), size=LARGE)
+    await right(wide, body)
+    assert asked(wide)[-1].endswith("-"), "the rest, over one connection"
+    assert not [line for line in wide.proxy.log_lines() if line.get("warning") == "fill_bug"]
+
+
 async def test_r3_u25_chunked_parts_that_are_too_long_or_too_short(wide: Watch) -> None:
     def chunked(by: int) -> Behaviour:
         async def behave(exchange: Exchange) -> None:
