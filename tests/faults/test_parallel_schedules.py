@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.chaos import Chaos, Exchange, Oracle
 from tests.chaos.behaviours import cut, flip, ok, stall, status
 from tests.chaos.server import Behaviour
-from tests.faults.test_parallel import BAD_PARTS, closed
+from tests.faults.test_parallel import BAD_PARTS, closed, eager
 from tests.house_proxy import Proxy, promise, proxied
 
 MIB = 2**20
@@ -28,6 +28,8 @@ def other() -> Behaviour:
 
     return changed
 
+
+__all__ = ["eager"]  # a fixture that every test here uses
 
 HONEST = [ok(), ok(), ok(), stall(70_000, seconds=0.02), stall(0.9, seconds=0.03), ok(validators=False)]
 BROKEN = [cut(0.0), cut(1), cut(0.5), cut(0.9, rst=True), stall(0.5, seconds=5), status(500), status(503)]
