@@ -465,7 +465,7 @@ def asked_of(chaos: Chaos, path: str) -> list[tuple[int, int]]:
 # --- R10, R11 ---
 
 
-async def test_first_bytes_flow_while_later_ones_are_still_loading(wide: Watch) -> None:
+async def test_r11_first_bytes_flow_while_later_ones_are_still_loading(wide: Watch) -> None:
     """R11. The first segment is there, the second waits: the client has the first, and not more."""
     word = asyncio.Event()
 
@@ -484,7 +484,7 @@ async def test_first_bytes_flow_while_later_ones_are_still_loading(wide: Watch) 
         assert start + await answer.read() == body.bytes()
 
 
-async def test_giving_up_closes_all_connections(wide: Watch) -> None:
+async def test_point_r10_giving_up_closes_all_connections(wide: Watch) -> None:
     """R10. The last reader of a stream without a known length is rare here, so the engine is stopped."""
     wide.chaos.script("/f.bin", stall(100_000, seconds=20), size=LARGE)
     task = asyncio.create_task(wide.proxy.get(FILE))
