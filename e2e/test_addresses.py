@@ -180,7 +180,7 @@ def _shown(proxy: Proxy) -> str:
 
 
 def _logged(proxy: Proxy, event: str) -> bool:
-    for _ in range(100):
+    for _ in range(1_000):
         if event in proxy.log.read_text():
             return True
         time.sleep(0.05)
@@ -188,7 +188,7 @@ def _logged(proxy: Proxy, event: str) -> bool:
 
 
 def _shown_after(proxy: Proxy, before: str) -> str:
-    for _ in range(100):
+    for _ in range(1_000):
         if (now := _shown(proxy)) != before:
             return now
         time.sleep(0.05)

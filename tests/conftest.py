@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,13 +13,20 @@ from tests.chaos import Chaos
 pytest_plugins = ["tests.needs", "tests.reliability.results"]
 
 
+def pytest_collection_finish() -> None:
+    """The cases stay for the whole run; no collection of garbage needs to walk over them, thousands of
+    times."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 async def chaos() -> AsyncIterator[Chaos]:
     """A scripted upstream on loopback; the test must leave no task behind."""
     before = asyncio.all_tasks()
     async with Chaos() as server:
         yield server
-    for _ in range(20):  # a closing connection needs a few turns of the loop
+    for _ in range(1000):  # a closing connection needs a few turns of the loop
         left = {task for task in asyncio.all_tasks() - before if not task.done()} - {asyncio.current_task()}
         if not left:
             return

@@ -114,7 +114,7 @@ def test_a_process_is_watched_with_its_children() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        for _ in range(200):
+        for _ in range(2_000):
             if len(tree(process.pid)) == 2 and cpu_seconds(process.pid) > 0:
                 break
             time.sleep(0.01)

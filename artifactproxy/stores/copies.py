@@ -195,7 +195,7 @@ class Copies:
                 async for portion in self._disk.uses():
                     total += sum(size for _, size, _ in portion)
                 if (full or total > self._budget) and not self._disk.pinned():
-                    total -= await self._evict(total - int(LEFT * min(total, self._budget)))
+                    total -= await self._evict(total, int(LEFT * min(total, self._budget)))
             except StoreUnavailable as fault:
                 self._observer.warning("tier_uncounted", error=fault.code, detail=fault.detail)
             else:
@@ -204,20 +204,25 @@ class Copies:
                 self._observer.gauge("tier_bytes", self._bytes)
             await asyncio.sleep(self._limits.rest)
 
-    async def _evict(self, need: int) -> int:
-        """Remove what was not used for longest, `need` bytes of it; returns how many are gone."""
-        coldest, gone, freed = Coldest(need), 0, 0
+    async def _evict(self, total: int, keep: int) -> int:
+        """Remove what was not used for longest until `keep` bytes are left of `total`; returns how
+        many are gone."""
+        coldest, listed, removed, freed = Coldest(total - keep), 0, 0, 0
         async for portion in self._disk.uses():
             for sha256, size, used in portion:
+                listed += size
                 coldest.offer(sha256, size, used)
+        elsewhere = max(0, total - listed)  # another process removes as well: not the same bytes again
         for sha256, size, used in coldest.chosen():
+            if removed >= listed - keep:
+                break
             by_us = await self._disk.evict(sha256, used)
             freed += by_us
             # Somebody else may have been faster; what was used meanwhile stays.
-            gone += size if by_us or await self._disk.size(sha256) is None else 0
+            removed += size if by_us or await self._disk.size(sha256) is None else 0
         if freed:
             self._observer.increment("tier_evicted_bytes", freed)
-        return gone
+        return removed + elsewhere
 
 
 class Coldest:

@@ -141,7 +141,7 @@ class Bucket:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def options(self, **over: Any) -> S3Options:
-        """For a store on this bucket, with the first of the keys and little patience."""
+        """For a store on this bucket, with the first of the keys and few attempts."""
         access, key = next(iter(self.keys.items()))
         known = S3Options(
             bucket=self.name,
@@ -152,8 +152,8 @@ class Bucket:
             session_token=key.token,
             addressing="path",
             tries=3,
-            connect=2.0,
-            read=1.0,
+            connect=10.0,
+            read=3.0,
         )
         return replace(known, **over)
 

@@ -38,7 +38,8 @@ def postgres_indexes(root: Path) -> Indexes:
     url = fresh_database()
     name = url.rpartition("/")[2]
     server = postgres.shared()
-    options = PostgresOptions(url, pool=4, recheck=RECHECK, start_wait=5.0, pause=0.05)
+    patient = {"acquire": 20.0, "command": 20.0, "lock": 20.0, "connect": 20.0, "start_wait": 60.0}
+    options = PostgresOptions(url, pool=4, recheck=RECHECK, pause=0.05, **patient)
 
     @asynccontextmanager
     async def open_(*, owner: bool = True, **more: Any) -> AsyncIterator[PostgresIndex]:

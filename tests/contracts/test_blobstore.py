@@ -50,7 +50,7 @@ async def is_missing(store: BlobStore, ref: BlobRef) -> None:
 
 async def nothing_left(box: Stores) -> None:
     """Some clean up behind the caller's back."""
-    for _ in range(200):
+    for _ in range(2_000):
         if not box.leftovers():
             break
         await asyncio.sleep(0.01)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from artifactproxy import indexes
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef
 from artifactproxy.ports.checkup import Held
-from tests.contracts.harness import INDEXES, Indexes, harness_of
+from tests.contracts.harness import Indexes
 from tests.contracts.test_index import KEY, PAGE, A, B, entry, promise
 
 OTHER = ArtifactKey("tools", "other")
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
 
 
 def numbered(number: int) -> ArtifactKey:

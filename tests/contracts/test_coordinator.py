@@ -103,7 +103,7 @@ async def test_c2_a_waiter_is_served_when_the_holder_ends(two: tuple[Any, Any]) 
         await asyncio.sleep(0.01)
         assert not waiter.done()
         await lease.release()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             following = await waiter
         assert following is not None
         await following.release()

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from artifactproxy import indexes
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Kind
 from artifactproxy.ports.hosting import Refusal, Session
-from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import NOW, Indexes
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 SESSION = Session("0" * 32, "mine", "app", "builder", 0, 0, NOW, NOW)
@@ -32,18 +27,6 @@ def row(
 
 def piece(number: int, sha256: str = A, session: str = SESSION.id) -> CacheEntry:
     return row(f"part:{session}:{number:06}", sha256)
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
-
-
-@pytest.fixture
-async def index(box: Indexes) -> AsyncIterator[Any]:
-    async with box.open() as index:
-        yield index
 
 
 async def test_h1_all_rows_or_none(index: Any) -> None:

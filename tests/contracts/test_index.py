@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from artifactproxy import failpoints, indexes
 from artifactproxy.errors import BadRequest, IndexUnavailable
 from artifactproxy.model import ArtifactKey, BlobRef, CacheEntry, Digest, Found, Kind, Promise
 from artifactproxy.ports import Use
-from tests.contracts.harness import CAN_BE_AWAY, INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import CAN_BE_AWAY, INDEXES, NOW, Indexes
 
 A, B = "a" * 64, "b" * 64
 KEY = ArtifactKey("tools", "soup/soup-1.0.tgz")
@@ -34,18 +33,6 @@ def entry(
 
 def promise(sha256: str = A, key: ArtifactKey = KEY, **more: Any) -> Promise:
     return Promise(key, (Digest("sha256", sha256),), **more)
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
-
-
-@pytest.fixture
-async def index(box: Indexes) -> AsyncIterator[Any]:
-    async with box.open() as index:
-        yield index
 
 
 def test_every_kind_loads_its_class() -> None:

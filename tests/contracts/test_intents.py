@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from artifactproxy import indexes
 from artifactproxy.ports import Intent
-from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import NOW, Indexes
 
 INTENT = Intent("one", "a" * 64, "", "replica 1", NOW)
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
-
-
-@pytest.fixture
-async def index(box: Indexes) -> AsyncIterator[Any]:
-    async with box.open() as index:
-        yield index
 
 
 async def test_t1_durable_when_intend_returns(box: Indexes) -> None:

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from artifactproxy import indexes
 from artifactproxy.errors import BadRequest
 from artifactproxy.model import FIRST_SIGHT, ArtifactKey, BlobRef, Found, Kind
 from artifactproxy.ports import Totals, Use
-from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import NOW, Indexes
 from tests.contracts.test_index import KEY, PAGE, A, B, entry, promise
 
 C = "c" * 64
 OTHER = ArtifactKey("tools", "other")
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
-
-
-@pytest.fixture
-async def index(box: Indexes) -> AsyncIterator[Any]:
-    async with box.open() as index:
-        yield index
 
 
 async def test_l1_two_phases(index: Any) -> None:

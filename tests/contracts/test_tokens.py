@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from artifactproxy import indexes
 from artifactproxy.errors import IndexUnavailable
 from artifactproxy.ports.tokens import Token
-from tests.contracts.harness import INDEXES, NOW, Indexes, harness_of
+from tests.contracts.harness import NOW, Indexes
 
 TOKEN = Token("id000000001", "builds", "f" * 64, "read push:images/*", NOW)
 LONG_AGO = NOW - 1e6
-
-
-@pytest.fixture(params=sorted(indexes.KINDS))
-def box(request: pytest.FixtureRequest, tmp_path: Path) -> Indexes:
-    box: Indexes = harness_of(INDEXES, request.param, tmp_path)
-    return box
-
-
-@pytest.fixture
-async def index(box: Indexes) -> AsyncIterator[Any]:
-    async with box.open() as index:
-        yield index
 
 
 async def test_k1_durable_when_add_returns(box: Indexes) -> None:

@@ -89,7 +89,7 @@ async def missing_names(scene: Scene, *, path: str, count: int, cap: int) -> Non
         statuses = await _crowd([f"{path.format(n=n)}" for n in range(count)], proxy)
         assert set(statuses) == {404}, statuses
         await proxy.settled()
-        for _ in range(100):
+        for _ in range(1_000):
             rows = _absences(proxy)
             if len(rows) <= cap:
                 break

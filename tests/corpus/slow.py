@@ -24,7 +24,7 @@ async def slow_clients(scene: Scene, *, kind: str, clients: int) -> None:
         players = [asyncio.create_task(_SLOW[kind](proxy)) for _ in range(clients)]
         held = scene.chaos.script("/held.bin", ok(), size=5000)
         while not all(player.done() for player in players):
-            got = await asyncio.wait_for(proxy.get("/files/held.bin"), 5)
+            got = await asyncio.wait_for(proxy.get("/files/held.bin"), 20)
             assert got.body == held.bytes()
             await asyncio.sleep(0.05)
         await asyncio.gather(*players)
@@ -76,7 +76,7 @@ async def _never_reads(proxy: Proxy) -> None:
     reader, writer = await connect(proxy)
     writer.transport.pause_reading()
     writer.write(b"GET /files/big.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-    for _ in range(200):
+    for _ in range(2_000):
         await asyncio.sleep(0.05)
         if "client_slow" in proxy.log.read_text():
             break

@@ -103,7 +103,7 @@ def wanting(token: str, behaviour: Behaviour, challenge: str) -> Behaviour:
 
 
 async def until(true: Any) -> None:
-    for _ in range(300):
+    for _ in range(3_000):
         if true():
             return
         await asyncio.sleep(0.01)

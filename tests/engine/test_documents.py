@@ -253,7 +253,7 @@ async def held_by_a_stopped_helper(proxy: Proxy, **headers: str) -> tuple[int, a
     pid = helper(proxy)
     os.kill(pid, signal.SIGSTOP)
     asked = asyncio.create_task(proxy.get(PKG, Accept="text/html", **headers))
-    for _ in range(500):
+    for _ in range(5_000):
         if proxy.engine._documents._making:
             break
         await asyncio.sleep(0.01)

@@ -89,7 +89,7 @@ def row(proxy: Proxy, path: str) -> dict[str, Any] | None:
 async def warned(proxy: Proxy) -> set[object]:
     """What the log warns of, once what was said so far is written."""
     marked = await proxy.get("/nothing-here/")
-    for _ in range(100):
+    for _ in range(1_000):
         lines = proxy.log_lines()
         if any(line.get("request_id") == marked.headers["X-Request-Id"] for line in lines):
             return {line.get("warning") for line in lines}

@@ -271,7 +271,7 @@ async def test_head_of_a_relayed_path_has_no_body(chaos, proxy) -> None:
 async def test_a_client_that_leaves_frees_upstream(chaos, proxy, behaviour) -> None:
     chaos.script("/-/audit", behaviour, size=900_000)
     asking = asyncio.create_task(post(proxy, "/files/-/audit"))
-    for _ in range(200):
+    for _ in range(2_000):
         if chaos.hits("/-/audit"):
             break
         await asyncio.sleep(0.01)

@@ -57,7 +57,7 @@ def render(body: bytes | str, out: Path, memory: int = 10**6, coding: str = "") 
 
 
 async def gone(pid: int) -> None:
-    for _ in range(500):
+    for _ in range(5_000):
         if not Path(f"/proc/{pid}").exists():
             return
         await asyncio.sleep(0.01)

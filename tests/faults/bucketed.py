@@ -187,7 +187,7 @@ def store_section(bucket: Bucket, folder: Path, **over: Any) -> dict[str, Any]:
         "part_size": 5 * MIB,
         "tries": 3,
         "connect": "2s",
-        "read": "1s",
+        "read": "3s",
     }
     return {name: value for name, value in (chosen | over).items() if value is not None}
 

@@ -9,6 +9,14 @@ import pytest
 
 from tests.chaos import Chaos
 from tests.faults.watch import Watch, watched
+from tests.house_proxy import PROMPT
+
+
+@pytest.fixture
+async def brisk(tmp_path: Path, chaos: Chaos) -> AsyncIterator[Watch]:
+    """A `watch` whose proxy soon gives up an upstream that is silent."""
+    async with watched(tmp_path, chaos, extra=PROMPT) as running:
+        yield running
 
 
 @pytest.fixture

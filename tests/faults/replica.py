@@ -117,7 +117,7 @@ def configured(
         lines.append(
             f"store: {{kind: s3, bucket: {options.bucket}, endpoint: '{options.endpoint}', region: us-east-1,"
             f" addressing: path, access_key: {{file: {folder / 'access'}}},"
-            f" secret_key: {{file: {folder / 'key'}}}, tries: 3, connect: 2s, read: 1s}}"
+            f" secret_key: {{file: {folder / 'key'}}}, tries: 3, connect: 10s, read: 3s}}"
         )
     config = configuration(folder, chaos.origin, extra, remote, "\n".join(lines))
     assert config.index is not None

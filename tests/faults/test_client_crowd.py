@@ -115,7 +115,7 @@ async def test_c03_the_cap_leaves_open_files_for_the_rest(tmp_path: Path, chaos:
         await until(lambda: _lines(tmp_path, "connections_lowered"))
         (line,) = _lines(tmp_path, "connections_lowered")
         assert (line["wanted"], line["connections"], line["open_files"]) == (4096, 96, 160)
-        for _ in range(100):  # until the server has seen that the others left
+        for _ in range(1_000):  # until the server has seen that the others left
             fresh = await dial(base)
             fate = await _fate(fresh)
             fresh.close()

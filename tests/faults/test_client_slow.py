@@ -160,7 +160,7 @@ async def test_c04_a_head_that_takes_too_long(
     async with proxied(tmp_path, chaos.origin, top="limits: {keepalive: 400ms}") as proxy:
         client, idle = await dial(proxy.base), await dial(proxy.base)
         sending = sends(client)
-        got = await asyncio.wait_for(client.rest(), 4)
+        got = await asyncio.wait_for(client.rest(), 20)
         assert got.startswith(b"HTTP/1.1 408 ")
         assert b"\r\nX-Proxy-Error: head_timeout\r\n" in got
         assert b"\r\nConnection: close\r\n" in got
@@ -168,7 +168,7 @@ async def test_c04_a_head_that_takes_too_long(
         sending.cancel()
         client.close()
         # Who never began is not told anything: the connection just ends.
-        assert await asyncio.wait_for(idle.rest(), 4) == b""
+        assert await asyncio.wait_for(idle.rest(), 20) == b""
         idle.close()
         line = await logged(proxy, event="request", error="head_timeout")
         assert line["status"] == 408
@@ -183,7 +183,7 @@ async def test_c04_an_answer_does_not_buy_time_for_the_next_head(tmp_path: Path,
         await client.send(target("/files/f.bin"))
         assert (await client.reply()).body == body.bytes()
         sending = asyncio.create_task(_drip(client, target("/files/" + "a" * 400)))
-        assert (await asyncio.wait_for(client.rest(), 4)).startswith(b"HTTP/1.1 408 ")
+        assert (await asyncio.wait_for(client.rest(), 20)).startswith(b"HTTP/1.1 408 ")
         sending.cancel()
         client.close()
         await well(proxy, chaos)
@@ -222,7 +222,7 @@ async def test_c05_a_posted_body_that_does_not_arrive(
         begun = ASKED[:sent]
         await client.send(b"%x\r\n%b" % (len(ASKED), begun) if chunked else begun)
         sending = asyncio.create_task(_drip(client, ASKED, pause)) if pause else None
-        got = await asyncio.wait_for(client.reply(), 4)
+        got = await asyncio.wait_for(client.reply(), 20)
         assert (got.status, got.headers["x-proxy-error"]) == (408, "body_timeout")
         assert got.headers["connection"] == "close"
         assert json.loads(got.body)["error"]

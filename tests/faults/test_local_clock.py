@@ -51,7 +51,7 @@ async def filled(proxy: Proxy, chaos: Chaos) -> None:
     await proxy.settled()
     await proxy.engine.purge("files", path="nothing")
     chaos.script("/i.json", ok(), size=BIG, version=2)
-    for _ in range(200):
+    for _ in range(2_000):
         await proxy.get("/files/i.json", Cache_Control="no-cache")
         await proxy.settled()
         if rows(proxy, "SELECT 1 FROM superseded"):
@@ -140,7 +140,7 @@ async def test_l07_eviction_goes_on_under_a_clock_that_is_behind(tmp_path: Path,
         chaos.script("/g.bin", ok(), size=BIG)
         await proxy.get("/files/g.bin")
         await proxy.settled()
-        for _ in range(500):
+        for _ in range(5_000):
             if len(proxy.blobs()) == 1:
                 break
             await asyncio.sleep(0.01)

@@ -282,7 +282,7 @@ async def test_l04_taken_away_under_the_running_program(
         for what, path in paths.items():
             await right(proxy, what, path, body)
         assert (await proxy.get("/files/held.bin")).body == held.bytes()
-        for _ in range(500):
+        for _ in range(5_000):
             if not proxy.engine.states()["fills"]:
                 break
             await asyncio.sleep(0.01)

@@ -21,9 +21,10 @@ from tests.away import store_away
 from tests.chaos import Chaos
 from tests.chaos.behaviours import cut, flip, ok, slow, stall
 from tests.faults.machine import until
-from tests.house_proxy import promise, proxied
+from tests.house_proxy import PROMPT, promise, proxied
 
 BIG = 2_000_000
+STALLED = stall(at=0.5, ranges=False)
 RETRIES = "limits: {store_retry: 20s, sweep_every: 1h}"
 
 
@@ -122,7 +123,7 @@ async def test_what_nobody_promised_is_stored_as_a_whole(tmp_path: Path, chaos: 
         ((cut(at=0.5), ok()), ["finished"]),
         ((flip(at=0.9), flip(at=0.9)), ["abandoned"]),
         ((cut(at=0.5, ranges=False), cut(at=0.5, ranges=False)), ["abandoned"]),
-        ((stall(at=0.5, ranges=False), stall(at=0.5, ranges=False)), ["abandoned"]),
+        ((STALLED, STALLED), ["abandoned"]),
     ],
     ids=["resumed", "other bytes", "cut", "stalled"],
 )
@@ -131,7 +132,8 @@ async def test_a_body_that_breaks_is_never_visible(
 ) -> None:
     body = chaos.script("/pkg-1.0.tar.gz", *behaviours, size=BIG)
     path = promise(chaos, "pkg-1.0.tar.gz", body)
-    async with proxied(tmp_path, chaos.origin, top=RETRIES) as proxy:
+    extra = PROMPT if behaviours[0] is STALLED else ""
+    async with proxied(tmp_path, chaos.origin, extra=extra, top=RETRIES) as proxy:
         with taking_in(proxy.engine) as intakes:
             await proxy.get("/pypi/simple/pkg/")
             got = await proxy.get(path)

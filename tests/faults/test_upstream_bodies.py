@@ -69,23 +69,23 @@ def _begins_then_crawls() -> object:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_u06_a_stalled_body_is_resumed_and_clients_notice_a_pause(watch: Watch, times: int) -> None:
-    body = watch.chaos.script("/f.bin", *[stall(0.5)] * times, ok(), size=BIG)
-    await whole(watch, "/files/f.bin", body)
-    assert await watch.errors("stall") == times
-    assert await watch.grown("resumes_total") == times
-    last = watch.chaos.last("/f.bin").headers
+async def test_u06_a_stalled_body_is_resumed_and_clients_notice_a_pause(brisk: Watch, times: int) -> None:
+    body = brisk.chaos.script("/f.bin", *[stall(0.5)] * times, ok(), size=BIG)
+    await whole(brisk, "/files/f.bin", body)
+    assert await brisk.errors("stall") == times
+    assert await brisk.grown("resumes_total") == times
+    last = brisk.chaos.last("/f.bin").headers
     assert int(last["range"].removeprefix("bytes=").rstrip("-")) >= BIG // 2
     assert last["if-range"] == body.etag
 
 
-async def test_u06_a_fourth_stall_is_a_reset(watch: Watch) -> None:
-    watch.chaos.script("/f.bin", stall(0.5), size=BIG)
-    await watch.reset("/files/f.bin", "stall")
-    assert watch.chaos.hits("/f.bin") == 4
-    assert await watch.grown("resumes_total") == 3
-    await watch.is_kept()
-    await watch.next_is_right()
+async def test_u06_a_fourth_stall_is_a_reset(brisk: Watch) -> None:
+    brisk.chaos.script("/f.bin", stall(0.5), size=BIG)
+    await brisk.reset("/files/f.bin", "stall")
+    assert brisk.chaos.hits("/f.bin") == 4
+    assert await brisk.grown("resumes_total") == 3
+    await brisk.is_kept()
+    await brisk.next_is_right()
 
 
 async def test_u06_without_a_validator_there_is_nothing_to_resume(watch: Watch) -> None:

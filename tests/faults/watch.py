@@ -67,7 +67,7 @@ class Watch:
 
     async def line(self, event: str, **fields: object) -> dict[str, object]:
         """The last log line of this kind; lines are written a moment late."""
-        for _ in range(200):
+        for _ in range(2_000):
             for line in reversed(self.proxy.log_lines()):
                 if line["event"] == event and all(line.get(name) == value for name, value in fields.items()):
                     return line

@@ -120,7 +120,7 @@ class Replica:
 
     async def filling(self) -> None:
         """Until a fill runs here that has asked somebody."""
-        for _ in range(500):
+        for _ in range(5_000):
             if any(fill.asked for fill in self.engine._fills._tasks):
                 return
             await asyncio.sleep(0.01)

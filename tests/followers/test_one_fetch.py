@@ -25,7 +25,7 @@ patient = partial(
 
 
 async def asked(chaos: Chaos, path: str) -> None:
-    for _ in range(500):
+    for _ in range(5_000):
         if chaos.hits(path):
             return
         await asyncio.sleep(0.01)

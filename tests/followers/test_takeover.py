@@ -23,7 +23,7 @@ async def followed(cl: Cluster, numbers: tuple[int, ...], path: str) -> list[asy
     tasks = [asyncio.create_task(cl[number].get(path)) for number in numbers]
     for number in numbers:
         await cl[number].filling()
-        for _ in range(500):
+        for _ in range(5_000):
             fill = next(iter(cl[number].engine._fills._tasks), None)
             if fill is not None and fill.spool is not None and fill.spool.received:
                 break
@@ -217,7 +217,7 @@ async def test_a_follower_without_clients_stops_reading(tmp_path: Path, chaos: C
         following.cancel()
         await cl[1].settled()
         led = next(iter(cl[0].engine._fills._tasks))
-        for _ in range(500):  # the holder notices a moment later
+        for _ in range(5_000):  # the holder notices a moment later
             if led.readers == 1:
                 break
             await asyncio.sleep(0.01)

@@ -110,7 +110,7 @@ class Rig:
 
     async def quiet(self) -> None:
         """Nothing is on its way any more."""
-        for _ in range(500):
+        for _ in range(5_000):
             if not self.temp_files() and not self.engine.states()["temp_bytes"]:
                 if self.bucket is None or not self.bucket.contents.uploads:
                     return

@@ -88,7 +88,7 @@ async def test_c17_e7_over_the_cap_is_told_at_once(tmp_path: Path) -> None:
         reader, writer = await reg.raw()
         path = f"{NAME}/blobs/uploads/?digest={sha256(body)}"
         writer.write(reg.head("POST", path, f"Content-Length: {len(body)}"))
-        status = await asyncio.wait_for(reader.readline(), 5)
+        status = await asyncio.wait_for(reader.readline(), 20)
         assert b" 413 " in status, "before a byte of it was sent"
         writer.close()
 
@@ -108,7 +108,7 @@ async def test_e9_what_is_here_is_answered_before_its_body(reg: Rig) -> None:
     reader, writer = await reg.raw()
     lines = f"Content-Length: {len(body)}", "Expect: 100-continue"
     writer.write(reg.head("POST", f"{NAME}/blobs/uploads/?digest={sha256(body)}", *lines))
-    assert b" 201 " in await asyncio.wait_for(reader.readline(), 5)
+    assert b" 201 " in await asyncio.wait_for(reader.readline(), 20)
     writer.close()
     if reg.bucket is not None:
         assert reg.bucket.count("UploadPart") + reg.bucket.count("PutObject") == 1
@@ -119,10 +119,10 @@ async def test_what_is_not_here_is_asked_to_go_on(reg: Rig) -> None:
     reader, writer = await reg.raw()
     lines = f"Content-Length: {len(body)}", "Expect: 100-continue"
     writer.write(reg.head("PUT", f"{NAME}/blobs/{sha256(body)}", *lines))
-    assert b" 100 " in await asyncio.wait_for(reader.readline(), 5)
+    assert b" 100 " in await asyncio.wait_for(reader.readline(), 20)
     writer.write(body)
     await reader.readline()
-    assert b" 201 " in await asyncio.wait_for(reader.readline(), 5)
+    assert b" 201 " in await asyncio.wait_for(reader.readline(), 20)
     writer.close()
 
 
@@ -150,7 +150,7 @@ async def test_c15_a_body_that_stops_coming(tmp_path: Path) -> None:
         reader, writer = await reg.raw()
         path = f"{NAME}/blobs/uploads/?digest={sha256(body)}"
         writer.write(reg.head("POST", path, f"Content-Length: {len(body)}") + body[:300_000])
-        assert b" 408 " in await asyncio.wait_for(reader.readline(), 5)
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
         await reg.quiet()
         assert reg.blobs() == set()
@@ -204,7 +204,7 @@ async def test_a_blob_is_read_only_where_it_was_given_to(reg: Rig) -> None:
     # Who only knows the digest must bring the bytes.
     reader, writer = await reg.raw()
     writer.write(reg.head("PUT", f"{other}/blobs/{digest}", "Content-Length: 20", "Expect: 100-continue"))
-    assert b" 100 " in await asyncio.wait_for(reader.readline(), 5)
+    assert b" 100 " in await asyncio.wait_for(reader.readline(), 20)
     writer.close()
     got = await reg.ask("POST", f"{other}/blobs/uploads/?mount={digest}&from=images/team/app")
     assert (got.status, got.headers["Docker-Content-Digest"]) == (201, digest)

@@ -235,7 +235,7 @@ async def test_old_changes_are_swept(url: str) -> None:
 async def test_p08_after_a_failover_every_row_is_looked_up_again(url: str) -> None:
     """A standby may lack the last commits: what is remembered of them is told as long as nothing better
     is known, and no longer."""
-    async with opened(url, recheck=0.2) as index:
+    async with opened(url, recheck=3.0) as index:
         await index.record(entry())
         assert await index.find(KEY) == Found(entry())
         ask(url, "DELETE FROM entries")  # nobody says so, as where a commit was lost

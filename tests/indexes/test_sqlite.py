@@ -222,7 +222,7 @@ async def test_busy_for_too_long_is_a_fault_for_all_that_waited(tmp_path: Path) 
     index = await opened(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             results = await asyncio.gather(*(index.record(ENTRY) for _ in range(100)), return_exceptions=True)
         assert {getattr(result, "code", result) for result in results} == {"index_busy"}
         assert await index.find(KEY) == Found()

@@ -388,7 +388,7 @@ async def test_put_and_delete_wait_for_the_lock_of_their_directory(store: FsStor
         await asyncio.sleep(0.05)
         assert not task.done()
         fcntl.flock(folder, fcntl.LOCK_UN)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await task
     os.close(folder)
     assert await store.size(ref_of().sha256) is None

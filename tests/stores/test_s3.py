@@ -142,7 +142,7 @@ async def test_a_read_is_one_get(world: World) -> None:
 @pytest.mark.parametrize("action", [reset(MIB), cut(MIB), stall(MIB), reset(0)])
 async def test_s02_a_body_that_breaks_off_is_continued(world: World, span: Span, action: Any) -> None:
     body, ref = body_of(3 * MIB)
-    async with world.store(read=0.3) as store:
+    async with world.store(read=1.5) as store:
         await store.put_bytes(ref, body)
         rule = world.bucket.rule("GetObject", action, nth=range(2))
         assert await read(store, ref, span) == body[span.start : span.stop]
@@ -235,7 +235,7 @@ async def test_a_whole_read_goes_on_when_the_same_bytes_were_put_again(world: Wo
 
 async def test_slow_readers_leave_connections_for_what_is_stored(world: World) -> None:
     body, ref = body_of(4 * MIB)
-    async with world.store(connections=5, read=0.5) as store:
+    async with world.store(connections=5, read=2.0) as store:
         await store.put_bytes(ref, body)
         open_ = [await store.open(ref, Span(0, ref.size)) for _ in range(3)]
         for chunks in open_:

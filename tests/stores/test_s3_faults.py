@@ -327,7 +327,7 @@ async def test_s02_a_network_that_goes_and_comes_back(tmp_path):
     async with Bucket() as bucket, Tcp(("127.0.0.1", bucket.port)) as proxy:
         w = World(bucket, tmp_path)
         options = bucket.options(
-            prefix=PREFIX, endpoint=f"http://127.0.0.1:{proxy.port}", read=0.3, connect=0.3, tries=2
+            prefix=PREFIX, endpoint=f"http://127.0.0.1:{proxy.port}", read=1.5, connect=1.5, tries=2
         )
         w.store = S3Store(options, intents=w.intents, observer=w.heard, rng=lambda: 0.01)
         await w.store.start()

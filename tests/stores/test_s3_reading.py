@@ -46,7 +46,7 @@ async def test_who_leaves_while_the_bucket_is_silent_gives_the_place_back_at_onc
 @pytest.mark.parametrize("action", [cut(0), reset(0), stall(0)], ids=["fin", "rst", "silence"])
 async def test_b16_a_look_that_breaks_off_behind_its_head_cannot_tell(world: World, action: Action) -> None:
     body, ref = body_of(2000)
-    async with world.store(read=0.3) as store:
+    async with world.store(read=1.5) as store:
         await store.put_bytes(ref, body)
         world.bucket.rule("HeadObject", refuse(404))
         once = world.bucket.rule("GetObject", action, nth=0)
@@ -62,7 +62,7 @@ async def test_b16_a_put_whose_answer_breaks_off_is_sent_again(world: World) -> 
         reply.body = b"nothing that anybody needs"
 
     body, ref = body_of(2000)
-    async with world.store(read=0.3) as store:
+    async with world.store(read=1.5) as store:
         half = Action(alter=longer, after=3, then="cut", executed=True)
         broken = world.bucket.rule("PutObject", half, nth=0)
         await store.put_bytes(ref, body)

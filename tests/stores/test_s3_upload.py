@@ -109,7 +109,7 @@ async def test_point_u1_nothing_is_read_after_the_last_try(
     monkeypatch.setattr(sources.FileSource, "close", lambda self: (closed.add(id(self)), close(self)))
     body, ref = body_of(3 * PART)
     world.bucket.rule("UploadPart", action)
-    async with world.store(read=0.3, tries=2) as store:
+    async with world.store(read=1.5, tries=2) as store:
         with pytest.raises(StoreAway):
             await store.put(ref, world.file(body))
         await asyncio.sleep(0.1)
@@ -242,7 +242,7 @@ async def test_point_u3_every_whole_read_is_checked_whatever_the_size(world: Wor
 async def test_point_u4_a_part_is_sent_again_by_itself(world: World, action: Action) -> None:
     body, ref = body_of(3 * PART + 17)
     world.bucket.rule("UploadPart", action, nth=(0, 2))
-    async with world.store(read=0.3) as store:
+    async with world.store(read=1.5) as store:
         await store.put(ref, world.file(body))
     assert world.held(ref) == body
     assert world.told.count("store_retries") == 2
@@ -323,7 +323,7 @@ async def test_point_u5_an_unknown_complete_is_looked_into(world: World, action:
     if again:
         world.bucket.plant(key_of(ref), body, age=5000)
     rule = world.bucket.rule("CompleteMultipartUpload", action, nth=0)
-    async with world.store(read=0.3) as store:
+    async with world.store(read=1.5) as store:
         await store.put(ref, world.file(body))
         [(found, age)] = [each async for each in store.scan()]
     assert rule.hits == 1
@@ -598,7 +598,7 @@ async def test_point_u10_first_come_first_served_and_never_more_than_allowed() -
 
 async def test_point_u10_who_needs_more_than_there_is_has_it_alone() -> None:
     gate = Gate(2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with gate.hold(5):
             other = asyncio.create_task(_through(gate))
             await asyncio.sleep(0)
@@ -620,7 +620,7 @@ async def test_point_u10_who_is_cancelled_in_the_queue_stands_in_nobodys_way() -
         await asyncio.sleep(0)
         assert gate.waiting == 2
         large.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await small
         await asyncio.wait([large])
     assert (gate.held, gate.waiting) == (0, 0)
@@ -789,7 +789,7 @@ async def test_what_fails_early_is_made_up_for_at_the_end(world: World, op: str,
     body, ref = body_of(3 * PART)
     arriving = Arriving(body, length=len(body))
     rule = world.bucket.rule(op, action)
-    async with world.store(read=0.5, tries=2) as store:
+    async with world.store(read=1.5, tries=2) as store:
         intake = await store.begin(ref.sha256, arriving)
         assert intake is not None
         await arriving.arrive()

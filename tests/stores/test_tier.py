@@ -608,6 +608,35 @@ async def test_a_restart_finds_its_copies_and_their_order(tmp_path: Path) -> Non
         assert later.far.gets == []
 
 
+async def test_what_another_process_evicted_meanwhile_is_not_evicted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both count too much; while we list what to remove, the other has removed all that was needed."""
+    async with standing(tmp_path, MIB) as box:
+        for seed in range(20):
+            body = body_of(30_000, seed)
+            await box.tier.put_bytes(ref_of(body), body)
+            box.clock.now += 1000
+        await box.settled()
+        copies = box.tier._copies
+        copies._budget, walks, uses = 300_000, [], copies._disk.uses
+
+        async def other_at_work() -> AsyncIterator[list[tuple[str, int, float]]]:
+            walks.append(None)
+            if len(walks) == 2:
+                aged = sorted([row async for portion in uses() for row in portion], key=lambda row: row[2])
+                for sha256, _, used in aged[:11]:
+                    await copies._disk.evict(sha256, used)
+            async for portion in uses():
+                yield portion
+
+        monkeypatch.setattr(copies._disk, "uses", other_at_work)
+        copies._count_soon()
+        await box.settled()
+        assert len(box.copies()) == 9
+        assert copies.held_bytes == 270_000
+
+
 async def test_two_processes_share_a_folder(box: Box) -> None:
     async with box.again() as other:  # type: ignore[attr-defined]
         bodies = [body_of(30_000, seed) for seed in range(20)]

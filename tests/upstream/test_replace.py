@@ -32,7 +32,7 @@ async def test_a_transfer_goes_on_over_its_connection(chaos: Chaos) -> None:
                 upstream.replace({"r": RemoteAccess(("https://elsewhere.example",), limits=FAST)})
             assert got == body.bytes()
         upstream.replace({})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while upstream._sessions._closing:
                 await asyncio.sleep(0)
         assert upstream._sessions._retired == []

@@ -42,7 +42,7 @@ async def rigs() -> AsyncIterator[Callable[..., Any]]:
     yield start
     for rig in started:
         await rig.server.close()
-    for _ in range(50):
+    for _ in range(500):
         if _open_files() <= before:
             break
         await asyncio.sleep(0.02)

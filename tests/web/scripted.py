@@ -156,7 +156,7 @@ class Watch:
 
     async def last(self, count: int = 1) -> Outcome:
         """The outcome of the `count`-th request; it is reported just after its last byte."""
-        for _ in range(300):
+        for _ in range(3_000):
             if len(self.outcomes) >= count:
                 return self.outcomes[count - 1]
             await asyncio.sleep(0.01)
@@ -290,7 +290,7 @@ class Client:
         )
 
     async def more(self) -> bytes:
-        piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1 << 20), 5)
+        piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.sock, 1 << 20), 20)
         self.buffer += piece
         return piece
 

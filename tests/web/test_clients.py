@@ -210,7 +210,7 @@ async def test_draining(rigs) -> None:
         await rig.connect()
     gate.set()
     assert await busy.exactly(9) == b"firstlast"
-    await asyncio.wait_for(draining, 2)
+    await asyncio.wait_for(draining, 20)
     for client in (busy, idle, probe):
         client.close()
     assert [outcome.error for outcome in rig.watch.outcomes if outcome.path == "a"] == [""]
@@ -223,7 +223,7 @@ async def test_what_outlasts_the_drain_is_reset(rigs) -> None:
     client = await rig.connect()
     await client.ask("/paper/a")
     await client.head()
-    await asyncio.wait_for(rig.server.drain(notice=0, timeout=0.05), 2)
+    await asyncio.wait_for(rig.server.drain(notice=0, timeout=0.05), 20)
     with pytest.raises(ConnectionResetError):
         await client.rest()
     client.close()

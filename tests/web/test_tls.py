@@ -65,14 +65,14 @@ class Session:
     async def get(self, target: str, *, close: bool = False) -> tuple[bytes, bytes]:
         end = "Connection: close\r\n" if close else ""
         self.writer.write(f"GET {target} HTTP/1.1\r\nHost: {NAME}\r\n{end}\r\n".encode())
-        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         return head, await asyncio.wait_for(self.reader.readexactly(length), 20)
 
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
-            await asyncio.wait_for(self.writer.wait_closed(), 5)
+            await asyncio.wait_for(self.writer.wait_closed(), 20)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_a_body_that_fails_never_ends_cleanly(rig, connect, length) -> Non
     session.writer.write(f"GET /paper/bad HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
     await session.reader.readuntil(b"\r\n\r\n")
     with contextlib.suppress(OSError, ssl.SSLError):
-        got = await asyncio.wait_for(session.reader.read(-1), 5)
+        got = await asyncio.wait_for(session.reader.read(-1), 20)
         assert not got.endswith(b"0\r\n\r\n")
         assert len(got) < 300_000
     assert (await rig.watch.last()).error == "internal"
@@ -152,7 +152,7 @@ async def test_a_client_that_reads_nothing_is_let_go_a_slow_one_is_not(rig, conn
     await slow.reader.readuntil(b"\r\n\r\n")
     got = 0
     while got < len(body):
-        got += len(await asyncio.wait_for(slow.reader.read(400_000), 5))
+        got += len(await asyncio.wait_for(slow.reader.read(400_000), 20))
         await asyncio.sleep(0.002)
     assert (await rig.watch.last(2)).bytes
     errors = sorted(outcome.error for outcome in rig.watch.outcomes)

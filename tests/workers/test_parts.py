@@ -54,7 +54,7 @@ async def line() -> AsyncIterator[tuple[Channel, socket.socket]]:
 
 
 async def said(ours: socket.socket) -> dict[str, Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return Lines().feed(await asyncio.get_running_loop().sock_recv(ours, 65536))[0]
 
 
@@ -85,7 +85,7 @@ async def test_a_worker_ends_when_it_is_told_and_when_the_supervisor_is_gone(lin
     stopped, broken = asyncio.Event(), asyncio.Event()
     channel.stopped, channel.broken = stopped.set, broken.set
     ours.send(line_of({"is": "stop"}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await stopped.wait()
         assert not broken.is_set()
         ours.close()
@@ -99,7 +99,7 @@ async def test_news_travel_both_ways_byte_for_byte(line) -> None:
     channel.tell(bytes(range(256)))
     message = await said(ours)
     ours.send(line_of(message))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not heard:
             await asyncio.sleep(0.01)
     assert heard == [bytes(range(256))]

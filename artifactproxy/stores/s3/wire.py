@@ -16,14 +16,13 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 from aiobotocore.credentials import AioCredentials
-from aiobotocore.session import AioSession
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
 from artifactproxy.errors import StoreAway, StoreUnavailable
 from artifactproxy.ports import Observer
-from artifactproxy.stores.s3 import signing
+from artifactproxy.stores.s3 import models, signing
 from artifactproxy.stores.s3.budget import Gate
 from artifactproxy.stores.s3.clients import bodies_session, control_config, stay, trust
 from artifactproxy.stores.s3.options import S3Options
@@ -78,7 +77,7 @@ class Wire:
         """Make the clients. Raises `Keyless`, and `StoreUnavailable` for a CA file that holds none."""
         options = self.options
         context = await asyncio.to_thread(trust, options.ca)
-        session = AioSession()
+        session = models.session()
         fixed = None
         if options.access_key:
             fixed = AioCredentials(options.access_key, options.secret_key, options.session_token or None)
