@@ -35,7 +35,8 @@ from artifactproxy.providers import PROVIDERS
 from artifactproxy.providers._base import Provider
 from artifactproxy.tokens.desk import Desk
 from artifactproxy.tokens.keys import Keys
-from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
+from artifactproxy.upstream.access import RemoteAccess
+from artifactproxy.upstream.client import UpstreamClient
 from artifactproxy.upstream.peers import PeerClient
 from artifactproxy.upstream.pool import tls_context
 

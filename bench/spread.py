@@ -53,7 +53,7 @@ def throttled(bench: Bench, blob: Blob, *, rate: int = 0, shared: int = 0, slow:
     command = [sys.executable, "-m", "bench.throttle", json.dumps(options)]
     with Server(command, bench.client_cores, bench.folder / "throttle") as server:
         server.wait_for(port, "/ready")
-        yield Source(port, "/blob.bin", log)
+        yield Source(port, f"/{blob.path.name}", log)
 
 
 @contextlib.contextmanager

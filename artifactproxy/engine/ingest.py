@@ -11,7 +11,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from artifactproxy import failpoints
-from artifactproxy.engine.spool import Hashing, Spool
+from artifactproxy.engine.reread import Hashing
+from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.temps import disk_fault
 from artifactproxy.errors import BrokenPromise
 from artifactproxy.model import BlobRef, Digest, Promise

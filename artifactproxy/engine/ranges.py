@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from artifactproxy.engine.landing import Landing
 from artifactproxy.engine.mirrors import Ask, Mirror
+from artifactproxy.engine.pace import RTTS, Connection, Pace
 from artifactproxy.engine.progress import Part
 from artifactproxy.engine.scattered import Scattered
 from artifactproxy.errors import (
@@ -36,46 +37,11 @@ from artifactproxy.rules.ranges import UNFIT, judge_segment
 from artifactproxy.rules.retry import backoff
 from artifactproxy.rules.segments import Segment
 
-WINDOW = 0.06  # seconds over which one number of connections is judged
-TICK = 0.02
+TICK = 0.02  # seconds
 NO_SPARE = 0.2  # seconds before it is looked again for a connection to spare
 LONGEST_REST = 30.0  # seconds for which readers wait for an upstream that asks to be left alone
-LATELY = 0.4  # seconds for the rate of one connection
 YOUNG = 0.1  # seconds before which that rate says nothing
-RTTS = 4.0  # round trips that judging, or taking over from another connection, must be worth
 _MAY_PASS = (UpstreamBroken, UpstreamSlow, UpstreamUnreachable, UpstreamBusy, Busy)
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """A request under way; times are the loop's, `came` counts bytes."""
-
-    segment: Segment
-    mirror: Mirror
-    landing: Landing
-    asked: float
-    first: bool = False
-    spare: bool = True
-    began: float = 0.0
-    came: int = 0
-    marks: tuple[tuple[float, int], tuple[float, int]] = ((0.0, 0), (0.0, 0))
-
-    def count(self, now: float, size: int) -> None:
-        if not self.began:
-            self.began = now
-            self.marks = ((now, 0), (now, 0))
-        self.came += size
-        if now - self.marks[1][0] > LATELY:
-            self.marks = (self.marks[1], (now, self.came))
-
-    def rate(self, now: float) -> float:
-        """Bytes a second, lately."""
-        since, before = self.marks[0]
-        return (self.came - before) / max(now - since, 0.01) if self.began else 0.0
-
-    def worked(self, now: float, rtt: float) -> float:
-        """Seconds in which it should have brought something."""
-        return now - (self.began or self.asked + RTTS * rtt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +68,14 @@ class Ranges:
         self._body = body
         self._board = body.board
         self._mirrors = mirrors
-        self._crew = Crew.first(terms.download.connections)
+        self._crew = Crew(terms.download.connections)
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._news = asyncio.Event()
         self._clear = asyncio.Event()
         self._clear.set()
         self._cut: set[int] = set()
         self._rest_until = 0.0
-        self._judging = 0.0
-        self._window_bytes = 0
+        self._pace = Pace()
         self._rtt = 0.0
         self.alone = False
         self.failures = 0
@@ -122,11 +87,14 @@ class Ranges:
         try:
             segment = self._board.claim(self._terms.download.segment, self._crew.size)
             if segment is not None:
-                connection = self._connection(segment, self._mirrors[0], first=True)
+                connection = self._connection(segment, self._mirrors[0])
+                connection.first, connection.stop = True, self._board.length
+                connection.count(_now(), 0)  # it is under way
                 self._hire(connection, self._go_on(connection, first, chunks))
             while not self._board.whole:
                 self._terms.judge_size(self._board.length)
                 self._man()
+                self._judge()
                 await self._turn_of_events(follow)
                 await self._body.save(self._terms.sha256(), _now())
             await follow
@@ -169,9 +137,8 @@ class Ranges:
         self._tasks[task] = connection
         task.add_done_callback(lambda _done: self._news.set())
 
-    def _connection(self, segment: Segment, mirror: Mirror, *, first: bool = False) -> Connection:
-        landing = Landing(self._body, segment)
-        return Connection(segment, mirror, landing, asked=_now(), first=first)
+    def _connection(self, segment: Segment, mirror: Mirror) -> Connection:
+        return Connection(segment, segment.stop, mirror, Landing(self._body, segment), asked=_now())
 
     def _steal(self, now: float) -> Segment | None:
         """The later part of what the slowest connection has still to bring, by the rates of both."""
@@ -207,24 +174,18 @@ class Ranges:
             if slow and segment.start not in self._cut and not task.cancelling():
                 task.cancel()
 
-    def _judge(self, now: float) -> None:
-        """Whether this number of connections was worth it, once all of them have brought something."""
-        if len(self._tasks) != self._crew.size or self.alone:
-            self._judging = 0.0
-        elif not self._judging:
-            if all(c.came for c in self._tasks.values()):
-                self._judging, self._window_bytes = now, 0
-        elif now - self._judging >= max(WINDOW, RTTS * self._rtt):
-            size = self._crew.size
-            self._crew = self._crew.judged(self._window_bytes / (now - self._judging))
-            self._judging, self._window_bytes = (0.0 if self._crew.size > size else now), 0
+    def _judge(self) -> None:
+        """Whether this number of connections is worth it."""
+        if not self.alone:
+            self._crew = self._pace.judged(self._crew, self._tasks.values(), _now(), self._rtt)
 
     # --- events ---
 
     async def _turn_of_events(self, follow: asyncio.Task[None]) -> None:
         with_news = asyncio.create_task(self._news.wait())
         try:
-            await asyncio.wait((with_news, follow), timeout=TICK, return_when=asyncio.FIRST_COMPLETED)
+            timeout = min(TICK, self._pace.left(self._crew, _now(), self._rtt))
+            await asyncio.wait((with_news, follow), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             with_news.cancel()
         self._news.clear()
@@ -233,9 +194,7 @@ class Ranges:
         for task in [task for task in self._tasks if task.done()]:
             if task in self._tasks:  # else it was dismissed with others
                 await self._left(task)
-        now = _now()
-        self._exchange(now)
-        self._judge(now)
+        self._exchange(_now())
 
     async def _left(self, task: asyncio.Task[None]) -> None:
         connection = self._tasks[task]
@@ -310,17 +269,20 @@ class Ranges:
         self, connection: Connection, first: AsyncExitStack, chunks: AsyncIterator[bytes]
     ) -> None:
         async with first:
-            await self._read(connection, chunks, None)
+            await self._read(connection, chunks)
 
     async def _bring(self, connection: Connection) -> None:
         segment, mirror = connection.segment, connection.mirror
-        span = Span(segment.taken, segment.stop)
-        if not span.size:
+        if not segment.left:
             return  # somebody else has taken it over already
+        # Who is alone need not ask again for each segment.
+        connection.stop = self._board.reach(segment) if self._crew.size == 1 else segment.stop
+        span = Span(segment.taken, connection.stop)
         async with AsyncExitStack() as stack:
             asked = _now()
             reply = await mirror.part(stack, self._terms.ask, span, spare=connection.spare)
-            self._rtt = self._rtt or _now() - asked
+            rtt = _now() - asked
+            self._rtt = min(self._rtt or rtt, rtt)
             _refuse(reply.head, self._terms.clock())
             judge_segment(
                 reply.head,
@@ -330,29 +292,31 @@ class Ranges:
                 promised=self._terms.promised(),
                 same=mirror is self._mirrors[0],
             )
-            await self._read(connection, reply.chunks(), span.stop)
+            await self._read(connection, reply.chunks())
 
-    async def _read(self, connection: Connection, chunks: AsyncIterator[bytes], stop: int | None) -> None:
-        """`stop` is where the answer must end; None for the first, which brings all there is."""
-        async for chunk in chunks:
-            connection.count(_now(), len(chunk))
-            self._window_bytes += len(chunk)
-            if not await self._take(connection, chunk, stop):
+    async def _read(self, connection: Connection, chunks: AsyncIterator[bytes]) -> None:
+        while True:
+            connection.waits = _now()
+            chunk = await anext(chunks, b"")
+            if not chunk:
                 break
-        else:
-            if connection.segment.left > 0:
-                raise UpstreamBroken("upstream sent less than the part it announced", code="short_body")
+            self._pace.took(connection, _now(), len(chunk))
+            if not await self._take(connection, chunk):
+                break
+        if not chunk and connection.segment.left > 0:
+            raise UpstreamBroken("upstream sent less than the part it announced", code="short_body")
         await connection.landing.flush()
 
-    async def _take(self, connection: Connection, chunk: bytes, stop: int | None) -> bool:
+    async def _take(self, connection: Connection, chunk: bytes) -> bool:
         """False where the connection is left: the rest of the answer belongs to others."""
-        segment = connection.segment
+        segment, stop = connection.segment, connection.stop
         while chunk:
             if segment.left <= 0:
                 await self._clear.wait()
-                if stop is None and self._board.extend(segment, self._terms.download.segment):
+                ahead = min(self._terms.download.segment, stop - segment.stop)
+                if ahead > 0 and self._board.extend(segment, ahead):
                     continue
-                if segment.stop < (self._board.length if stop is None else stop):
+                if ahead > 0:
                     return False
                 raise UpstreamBroken("upstream sent more than the part asked for", code="bad_206")
             taken, chunk = chunk[: segment.left], chunk[segment.left :]

@@ -1,4 +1,4 @@
-"""A complete body read once more, for checksums that could not be computed while it came."""
+"""Checksums of a body: what takes its bytes while they come, and reading it once more for the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from artifactproxy import failpoints
 from artifactproxy.model import Digest
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 READ_BYTES = 256 * 1024
+
+
+class Hashing(Protocol):
+    def update(self, data: bytes) -> None: ...
+    def digests(self) -> tuple[Digest, ...]: ...
 
 
 class WholeBody(io.RawIOBase):

@@ -1,9 +1,10 @@
 """Bytes that arrive out of order: the file of a spool, written anywhere by several connections.
 
 What has landed without a gap is hashed in order and then counts as written, so readers, uploads and
-followers see nothing unusual. It is read back from the page cache for that: with eight connections seven
-bytes of eight land ahead of a gap, and keeping them in memory until it closes would take a whole segment
-for each connection. It is in the cache, since it was written a moment ago: nothing is read from the disk.
+followers see nothing unusual. What comes just where the hash stands is hashed as it is written. The rest
+is read back from the page cache for that: with eight connections seven bytes of eight land ahead of a gap,
+and keeping them in memory until it closes would take a whole segment for each connection. It is in the
+cache, since it was written a moment ago: nothing is read from the disk.
 """
 
 from __future__ import annotations
@@ -36,8 +37,12 @@ class Scattered:
         await self.spool.on_disk(allocate, self.spool.fileno, self.board.length)
 
     async def land(self, offset: int, body: bytes) -> None:
-        """On the disk when it returns, though not yet written."""
-        await self.spool.on_disk(write_at, self.spool.fileno, offset, body)
+        """On the disk when it returns, though perhaps not yet written."""
+        spool = self.spool
+        if offset == spool.written and not spool.hashing:
+            await spool.on_disk(spool.land_next, body, hashes_to=offset + len(body))
+        else:
+            await spool.on_disk(write_at, spool.fileno, offset, body)
 
     def landed(self) -> None:
         """The board knows of more bytes."""
@@ -49,9 +54,8 @@ class Scattered:
         while spool.written < board.length:
             self._grown.clear()
             stop = min(board.frontier, spool.written + FOLLOW_BYTES)
-            if stop > spool.written:
-                await spool.on_disk(spool.follow, stop)
-                spool.followed(stop)
+            if stop > spool.written and not spool.hashing:
+                await spool.on_disk(spool.follow, stop, hashes_to=stop)
             else:
                 await self._grown.wait()
 

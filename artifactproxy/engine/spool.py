@@ -13,13 +13,21 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from artifactproxy import failpoints
-from artifactproxy.engine.reread import WholeBody, digests_of
+from artifactproxy.engine.reread import Hashing, WholeBody, digests_of
 from artifactproxy.engine.tailing import SpoolReader
-from artifactproxy.engine.temps import TempSpace, begin_flush, disk_fault, has_map, remove_map, write_all
+from artifactproxy.engine.temps import (
+    TempSpace,
+    begin_flush,
+    disk_fault,
+    has_map,
+    remove_map,
+    write_all,
+    write_at,
+)
 from artifactproxy.errors import Fault
 from artifactproxy.model import Digest, Span
 
@@ -28,11 +36,6 @@ FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that 
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
 LARGE_CHUNK = 64 * 1024  # not worth a copy
 FLUSH_BYTES = 32 * 1024 * 1024  # handed to the disk at a time, where somebody waits for it
-
-
-class Hashing(Protocol):
-    def update(self, data: bytes) -> None: ...
-    def digests(self) -> tuple[Digest, ...]: ...
 
 
 class Spool:
@@ -57,6 +60,7 @@ class Spool:
         self.fault: Fault | None = None
         self.readers = 0
         self.round = 0  # how often it has started over
+        self.hashing = False  # whether the hash is being moved by what `on_disk` runs
         self.kept = False  # whether its file stays for the next life, if there is a map of it
         self.awaited = False  # whether somebody waits until it is durable
         self._flushed = 0
@@ -229,30 +233,33 @@ class Spool:
             raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
         self._hasher.update(body)
 
-    def followed(self, stop: int) -> None:
-        self.received = max(self.received, stop)
-        self._grow(stop - self.written)
+    def land_next(self, body: bytes) -> None:
+        """Blocking: what comes after the last byte that is written, to its place and hashed. Raises OSError."""
+        write_at(self._fd, self.written, body)
+        self._hasher.update(body)
 
     def go_on(self) -> None:
         """In order again: what landed behind a gap is forgotten. After `drain`."""
         self.received = self.written
         os.lseek(self._fd, self.written, os.SEEK_SET)
 
-    async def on_disk(self, work: Callable[..., None], *arguments: object) -> None:
-        """In the hashing thread. Whoever is cancelled leaves it running: it has our descriptor. Raises as
-        `write`."""
+    async def on_disk(self, work: Callable[..., None], *arguments: object, hashes_to: int = 0) -> None:
+        """In the hashing thread. Whoever is cancelled leaves it running: it has our descriptor. `hashes_to`:
+        where the hash stands afterwards, if the work moves it; only while not `hashing`. Raises as `write`."""
         self._raise_fault()
         if self._executor is None:
             try:
                 work(*arguments)
             except OSError as error:
                 self._fail_disk(error)
+            self._hashed(hashes_to)
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
+        self.hashing = self.hashing or hashes_to > 0
         job = loop.run_in_executor(self._executor, work, *arguments)
         self._jobs.add(job)
-        job.add_done_callback(self._job_done)
+        job.add_done_callback(partial(self._job_done, hashes_to=hashes_to))
         await asyncio.wait((job,))
         failed = job.exception()
         if failed is not None:
@@ -261,12 +268,18 @@ class Spool:
             self.fail(fault)
         self._raise_fault()
 
-    def _job_done(self, job: asyncio.Future[None]) -> None:
+    def _job_done(self, job: asyncio.Future[None], *, hashes_to: int) -> None:
         self._jobs.discard(job)
-        if not job.cancelled():
-            job.exception()
+        self.hashing = self.hashing and not hashes_to
+        if not job.cancelled() and job.exception() is None:
+            self._hashed(hashes_to)  # here, because nobody may be waiting any more
         if self._done:
             self._release_file()
+
+    def _hashed(self, stop: int) -> None:
+        if stop:
+            self.received = max(self.received, stop)
+            self._grow(stop - self.written)
 
     # --- the owner's verdict ---
 

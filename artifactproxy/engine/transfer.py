@@ -136,13 +136,16 @@ class Transfer(Conversation):
                 landed = Landed(head, admission)
                 if isinstance(admission, Refresh | Absent):
                     return landed
+                in_parts = reply.head.status == 206 and self._is_worth(head, admission, left)
                 spool = self._spool = self._begin(head, admission)
                 try:
-                    if reply.head.status == 206 and self._is_worth(head, admission):
+                    if in_parts:
                         await self._spread(stack, reply, spool, left)
                     else:
                         await self._pump(reply, spool)
                     return landed
+                except _LeftInOrder as left_alone:
+                    broken = left_alone.fault
                 except (UpstreamBroken, UpstreamSlow) as fault:
                     # It ends here, and never passes the port where others are counted.
                     self._on_trouble(fault)
@@ -175,8 +178,15 @@ class Transfer(Conversation):
         plain = not self._in_parts or self._no_cache or conditional
         return not plain and probes(self._route, self._mount.download, self._known)
 
-    def _is_worth(self, head: UpstreamHead, admission: Keep | Bypass) -> bool:
-        return worth(head, admission, self._mount.download, promised=vouching(self._known))
+    def _is_worth(
+        self, head: UpstreamHead, admission: Keep | Bypass, left: tuple[Path, SavedMap] | None
+    ) -> bool:
+        """Whether more connections are worth it. What is left counts from then on: readers look how far it
+        is as soon as it is opened."""
+        wanted = worth(head, admission, self._mount.download, promised=vouching(self._known))
+        if wanted and left is not None:
+            self._resumed = sum(span.size for span in resumable(left[1]))
+        return wanted
 
     async def _left_over(self) -> tuple[Path, SavedMap] | None:
         """What an earlier life has brought of these bytes; only a digest can vouch for that."""
@@ -201,10 +211,11 @@ class Transfer(Conversation):
         if left is not None:
             path = await self._left_overs.take_left_over(left[0]) if self._left_overs is not None else None
             if path is None:
+                self._resumed = 0
                 raise UpstreamBroken(
                     "what was left of this has been taken by another process", code="no_part"
                 )
-            spans, self._resumed = resumable(left[1]), sum(span.size for span in resumable(left[1]))
+            spans = resumable(left[1])
         else:
             await spool.write(await anext(chunks, b""))  # clients wait for these first bytes
             spans = (Span(0, spool.received),)

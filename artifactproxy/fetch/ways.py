@@ -29,7 +29,7 @@ from artifactproxy.fetch.shown import Seen, Shown
 from artifactproxy.fetch.workplace import Order, workplace
 from artifactproxy.limits import Download, Policy, RemoteLimits
 from artifactproxy.model import Ask
-from artifactproxy.upstream.client import RemoteAccess
+from artifactproxy.upstream.access import RemoteAccess
 from artifactproxy.upstream.guard import Network
 
 LOOK = 0.1  # seconds between two looks at how far it is

@@ -1,8 +1,9 @@
 """How many connections one download is worth: more while that brings more, fewer when it does not.
 And what is done about one that is slower than the others. Rates are bytes a second.
 
-A climb in steps of two. Whether an upstream limits each connection, each client, or nothing at all shows
+A climb in steps of four and then of two. Whether an upstream limits each connection, each client, or nothing at all shows
 only in what one more connection brings, so each step is a trial that the measured rate has to bear out.
+Nothing is tried while upstream waits for us: there more can only cost.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-FIRST: Final = 4
-"""Connections before anything was measured: harmless everywhere, and half of the way to eight."""
+FAST: Final = 4  # times as many in a trial, for as long as none has failed; then twice
+HUNGRY: Final = 0.5  # of the time that a connection waits for upstream: from there on more may bring more
 GAIN: Final = 0.4  # of what a limit per connection would bring: less than that is noise
 SAME: Final = 0.93  # of the rate before: not worse, with fewer connections
 STEADY: Final = 64  # windows before it is doubted that all that are allowed are worth it
-RESTS: Final = 8  # windows before the next trial, doubled each time, up to
+RESTS: Final = 4  # windows before the next trial, doubled each time, up to
 LONGEST: Final = 256
 
 
@@ -26,26 +27,25 @@ class Crew:
     and `rate` what it brought in bytes a second (0: not measured yet)."""
 
     most: int
-    size: int
+    size: int = 1
     proven: int = 0
     rate: float = 0.0
     rests: int = 0
     patience: int = RESTS
 
-    @classmethod
-    def first(cls, most: int) -> Crew:
-        return cls(most, min(FIRST, most))
-
-    def judged(self, rate: float) -> Crew:
-        """After a window in which `size` connections brought `rate` bytes a second."""
+    def judged(self, rate: float, waiting: float = 1.0) -> Crew:
+        """After a window in which `size` connections brought `rate` bytes a second, and waited for upstream
+        for this share (0 to 1) of the time."""
         if not self.proven:
-            return _trial(replace(self, proven=self.size, rate=rate))
+            return _trial(replace(self, proven=self.size, rate=rate), waiting)
         if self.size > self.proven:
             step = self.size / self.proven - 1
             if rate >= self.rate * (1 + GAIN * step):
                 kept = replace(self, proven=self.size, rate=rate, patience=RESTS)
-                return _trial(kept) if self.size < self.most else replace(kept, rests=STEADY)
-            return replace(self, size=max(1, self.proven // 2), patience=min(2 * self.patience, LONGEST))
+                return _trial(kept, waiting) if self.size < self.most else replace(kept, rests=STEADY)
+            fewer, patience = max(1, self.proven // 2), min(2 * self.patience, LONGEST)
+            rests = patience if fewer == self.proven else 0
+            return replace(self, size=fewer, patience=patience, rests=rests)
         if self.size < self.proven:
             if rate >= self.rate * SAME:
                 return _fewer(replace(self, proven=self.size, rate=rate))
@@ -53,7 +53,7 @@ class Crew:
             return replace(self, size=self.proven, rests=rests)
         if self.rests:
             return replace(self, rests=self.rests - 1, rate=rate)
-        return _trial(replace(self, rate=rate))
+        return _trial(replace(self, rate=rate), waiting)
 
     def capped(self, most: int) -> Crew:
         """No more than these can be had: a place is missing here, or upstream asked for fewer."""
@@ -61,9 +61,14 @@ class Crew:
         return replace(self, most=most, size=min(self.size, most), proven=min(self.proven, most))
 
 
-def _trial(crew: Crew) -> Crew:
-    """More, or fewer where there cannot be more."""
-    return _fewer(crew) if crew.size >= crew.most else replace(crew, size=min(2 * crew.size, crew.most))
+def _trial(crew: Crew, waiting: float) -> Crew:
+    """More, or fewer where there cannot be more, or upstream would not bring more."""
+    if crew.size == 1 and waiting < HUNGRY:
+        return crew  # to be looked at again after the next window
+    if crew.size >= crew.most or waiting < HUNGRY:
+        return _fewer(crew)
+    more = crew.size * (FAST if crew.patience == RESTS else 2)
+    return replace(crew, size=min(more, crew.most))
 
 
 def _fewer(crew: Crew) -> Crew:

@@ -152,6 +152,10 @@ class SegmentMap:
         segment.stop = min(gap.stop, segment.stop + size)
         return True
 
+    def reach(self, segment: Segment) -> int:
+        """Up to where it could be extended now."""
+        return next((span.stop for span in self.free() if span.start == segment.stop), segment.stop)
+
     def split(self, segment: Segment, share: float) -> Segment | None:
         """The last `share` (0 to 1) of what this connection has still to bring, for another one; None
         if that is not worth a request."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_network
+from dataclasses import replace
 
 import aiohttp
 from yarl import URL
@@ -27,26 +26,24 @@ from artifactproxy.errors import (
     UpstreamFault,
     UpstreamUnreachable,
 )
-from artifactproxy.limits import Download, RemoteLimits
 from artifactproxy.model import Header, UpstreamHead
 from artifactproxy.ports import Bulletin, Clock, Observer, UpstreamReply, UpstreamRequest
 from artifactproxy.rules.http import parse_retry_after
 from artifactproxy.upstream import faults
+from artifactproxy.upstream.access import RemoteAccess, normal, way_of
 from artifactproxy.upstream.auth import Basic, Bearer, Credential
 from artifactproxy.upstream.gate import Gate, Gates, OriginState
 from artifactproxy.upstream.guard import (
     Lookup,
-    Network,
     host_of,
     judge_scheme,
     judge_url,
     next_hop,
     origin_of,
-    split_origin,
 )
 from artifactproxy.upstream.news import News
 from artifactproxy.upstream.peers import PeerClient
-from artifactproxy.upstream.pool import Attempt, Sessions, Way
+from artifactproxy.upstream.pool import Attempt, Sessions
 from artifactproxy.upstream.tokens import Tokens
 from artifactproxy.upstream.transfer import Transfer, read_head
 
@@ -57,33 +54,6 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _CROSSING = frozenset(
     ("accept", "accept-encoding", "if-modified-since", "if-none-match", "if-range", "range")
 )
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteAccess:
-    """How one remote reaches its upstreams.
-
-    `origins` (`scheme://host[:port]`, or any URL on them) are allowed at whatever address;
-    `credentials` go to their own origin only. `plain` are origins without TLS that documents of
-    upstreams with TLS may name all the same. `allow_private` are networks that hosts named by
-    documents or redirects may resolve to. `egress` is the URL of a forward proxy, used except for
-    `no_proxy` (host, `.suffix`, network or `*`). `ca` is a PEM file trusted beside the system's.
-    `max_per_host` bounds connections that are spare. With
-    `tokens` upstream may ask for tokens, of servers at `realms` (origins) beside its own.
-    """
-
-    origins: tuple[str, ...]
-    credentials: Mapping[str, Credential] = field(default_factory=dict)
-    plain: tuple[str, ...] = ()
-    allow_private: tuple[Network, ...] = ()
-    egress: str = field(default="", repr=False)
-    no_proxy: tuple[str, ...] = ()
-    ca: str = ""
-    limits: RemoteLimits = field(default_factory=RemoteLimits)
-    max_per_host: int = Download().max_per_host
-    via: str = "artifactproxy"
-    tokens: bool = False
-    realms: tuple[str, ...] = ()
 
 
 class UpstreamClient:
@@ -105,7 +75,7 @@ class UpstreamClient:
         peers: PeerClient | None = None,
     ) -> None:
         self._peers = peers
-        self._remotes = {name: _normal(access) for name, access in remotes.items()}
+        self._remotes = {name: normal(access) for name, access in remotes.items()}
         self._gates = Gates(total_connections)
         self._sessions = Sessions(lookup, self._heard_noise)
         self._observer = observer
@@ -166,7 +136,7 @@ class UpstreamClient:
         """Reach them so from the next request on; transfers under way go on over their connections. A
         remote that is gone stays known to those that still speak with it. Files of authorities are
         read anew."""
-        self._remotes |= {name: _normal(access) for name, access in remotes.items()}
+        self._remotes |= {name: normal(access) for name, access in remotes.items()}
         self._sessions.renew()
         self._tokens.forget()
 
@@ -280,7 +250,7 @@ class UpstreamClient:
     async def _exchange(
         self, request: UpstreamRequest, access: RemoteAccess, url: str
     ) -> aiohttp.ClientResponse:
-        way = _way(access, url)
+        way = way_of(access, url)
         session = await self._sessions.get(way)
         limits, host = access.limits, host_of(url)
         tries = 2 if request.method in ("GET", "HEAD") else 1
@@ -360,16 +330,6 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _normal(access: RemoteAccess) -> RemoteAccess:
-    return replace(
-        access,
-        origins=tuple(origin_of(url) for url in access.origins),
-        plain=tuple(origin_of(url) for url in access.plain),
-        realms=tuple(origin_of(url) for url in access.realms),
-        credentials={origin_of(url): credential for url, credential in access.credentials.items()},
-    )
-
-
 def _headers(request: UpstreamRequest, access: RemoteAccess, url: str) -> list[Header]:
     """The header set of one hop, built from nothing (ports U4)."""
     origin = origin_of(url)
@@ -382,25 +342,3 @@ def _headers(request: UpstreamRequest, access: RemoteAccess, url: str) -> list[H
         sent.append(("User-Agent", AGENT))
     sent.append(("Via", f"1.1 {access.via}"))
     return sent
-
-
-def _way(access: RemoteAccess, url: str) -> Way:
-    """Which session a URL takes: through the egress proxy or direct, guarded or not."""
-    host = split_origin(url)[1]
-    if access.egress and not any(_matches(host, pattern) for pattern in access.no_proxy):
-        return Way(access.egress, access.ca, guarded=False, allow=())
-    if origin_of(url) in access.origins:
-        return Way("", access.ca, guarded=False, allow=())
-    return Way("", access.ca, guarded=True, allow=access.allow_private)
-
-
-def _matches(host: str, pattern: str) -> bool:
-    pattern = pattern.lower()
-    if pattern in ("*", host):
-        return True
-    if pattern.startswith((".", "*.")):
-        return host.endswith(pattern.removeprefix("*")) or host == pattern.lstrip("*.")
-    try:
-        return ip_address(host) in ip_network(pattern)
-    except ValueError:
-        return False

@@ -141,6 +141,23 @@ def stall(at: float = 0.5, *, seconds: float = 3600, ranges: bool = True) -> Beh
     return behave
 
 
+def gated(at: float, opens: Callable[[], bool], *, seconds: float = 20) -> Behaviour:
+    """Sends up to `at`, is silent until it `opens` (at most `seconds`), then goes on."""
+
+    async def behave(exchange: Exchange) -> None:
+        plan = _plan(exchange)
+        middle = plan.start + _part(at, plan.size)
+        await exchange.head(plan.status, plan.headers)
+        await _pour(exchange, plan.start, middle)
+        for _ in range(int(seconds / 0.005)):
+            if opens():
+                break
+            await exchange.pause(0.005)
+        await _pour(exchange, middle, plan.stop)
+
+    return behave
+
+
 def slow(rate: float, *, step: float = 0.05) -> Behaviour:
     """`rate` bytes a second, in portions every `step` seconds."""
 

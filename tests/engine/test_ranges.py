@@ -189,6 +189,13 @@ async def test_one_slow_connection_costs_little(world: World) -> None:
     assert loop.time() - began < 10, "a segment at that rate would take 20 s"
 
 
+async def test_who_is_alone_asks_once_for_all_that_is_left(world: World) -> None:
+    await world.load("a", first_stop=100_000, connections=1)
+    (asked,) = world.asked
+    assert asked.stop == len(CONTENT)
+    assert asked.stop - asked.start > 5 * MIB, "not for each segment"
+
+
 async def test_attempts_are_bounded(world: World) -> None:
     async def fails(_: Asked) -> tuple[int, Chunks]:
         raise UpstreamBroken("broken", code="no_answer")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,30 @@ async def test_r1_whatever_order_they_come_in_readers_get_them_in_order(
     assert await reader == content
     body.finish()
     assert (list(tmp_path.iterdir()), room.used) == ([], 0)
+
+
+@pytest.mark.parametrize("threads", [0, 2], ids=["in the loop", "in threads"])
+async def test_what_comes_in_order_is_not_read_again(
+    tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(2_000_000)
+    body = spool(space(tmp_path), len(content), executor=ThreadPoolExecutor(threads) if threads else None)
+    scattered = Scattered(body, SegmentMap(len(content)))
+    await scattered.begin()
+    follow = asyncio.create_task(scattered.follow())
+    segment = scattered.board.claim(len(content))
+    assert segment is not None
+    assert scattered.board.extend(segment, len(content))
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "pread")
+        landing = Landing(scattered, segment)
+        while segment.left:
+            await landing.write(content[segment.taken :][:60_000])
+        await landing.flush()
+        await follow
+    await scattered.end()
+    assert body.digests[0].hex == hashlib.sha256(content).hexdigest()
+    body.finish()
 
 
 async def test_r1_offsets_beyond_4_gib(tmp_path: Path) -> None:
@@ -145,6 +170,37 @@ async def test_in_order_again_goes_on_after_the_last_byte_without_a_gap(tmp_path
     await scattered.end()
     assert body.received == body.written == 10_000
     await body.write(content[10_000:])
+    await body.drain()
+    body.seal()
+    assert await drink(body) == content
+    assert body.digests[0].hex == hashlib.sha256(content).hexdigest()
+    body.finish()
+
+
+async def test_what_was_being_hashed_at_the_end_is_hashed_once(tmp_path: Path) -> None:
+    """The hashing thread has begun when nobody waits for it any more: what it has done counts."""
+    content = os.urandom(100_000)
+    executor, gate = ThreadPoolExecutor(1), threading.Event()
+    body = spool(space(tmp_path), 100_000, executor=executor)
+    await body.write(content[:10_000])
+    scattered = Scattered(body, SegmentMap(100_000, [Span(0, 10_000)]))
+    await scattered.begin()
+    segment = scattered.board.claim(40_000)
+    assert segment is not None
+    await scattered.land(segment.start, content[10_000:50_000])
+    segment.landed = segment.taken = 50_000
+    blocked = asyncio.get_running_loop().run_in_executor(executor, gate.wait)
+    follow = asyncio.create_task(scattered.follow())
+    await asyncio.sleep(0)  # it has handed its work over, and that waits in the queue
+    scattered.landed()
+    await asyncio.sleep(0)
+    follow.cancel()
+    await asyncio.wait((follow,))
+    gate.set()
+    await blocked
+    scattered.board.done(segment)
+    await scattered.end()
+    await body.write(content[body.received :])
     await body.drain()
     body.seal()
     assert await drink(body) == content

@@ -22,25 +22,50 @@ def played(crew: Crew, rate: Callable[[int], float], windows: int = 40) -> list[
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 8, 11, 16, 64])
 def test_a_limit_for_each_connection_is_met_with_all_that_are_allowed(most: int) -> None:
-    seen = played(Crew.first(most), lambda size: 20 * MB * size)
+    seen = played(Crew(most), lambda size: 20 * MB * size)
     assert seen[-1].size == most
     assert all(crew.size == most for crew in seen[5:])
 
 
 @pytest.mark.parametrize("most", [2, 4, 8, 16])
 def test_a_limit_for_the_client_ends_with_few(most: int) -> None:
-    seen = played(Crew.first(most), lambda _: 50 * MB)
+    seen = played(Crew(most), lambda _: 50 * MB)
     assert min(crew.size for crew in seen) == 1
     assert sum(crew.size for crew in seen[10:]) / len(seen[10:]) < 2, "most windows pass with one"
 
 
 def test_a_limit_that_is_reached_on_the_way_is_found() -> None:
-    seen = played(Crew.first(64), lambda size: 20 * MB * min(size, 8))
+    seen = played(Crew(64), lambda size: 20 * MB * min(size, 8))
     assert sorted(crew.size for crew in seen[10:])[len(seen[10:]) // 2] == 8
 
 
+def test_nothing_is_tried_while_upstream_waits_for_us() -> None:
+    crew = Crew(16)
+    for _ in range(20):
+        crew = crew.judged(900 * MB, 0.1)
+        assert crew.size == 1
+    assert crew.judged(0.0, 1.0).size > 1, "what it had saved up is used up"
+
+
+def test_fewer_do_where_upstream_waits_for_us() -> None:
+    crew = Crew(16)
+    while crew.size < 16:
+        crew = crew.judged(20 * MB * crew.size, 0.95)
+    for _ in range(200):
+        crew = crew.judged(600 * MB, 0.2)
+    assert crew.size == 1
+
+
+def test_one_bad_moment_costs_little() -> None:
+    """A machine that stood still in the middle of a trial has proved nothing."""
+    seen = played(Crew(16), lambda size: 20 * MB * size, 2)
+    crew = seen[-1].judged(0.0)
+    again = played(crew, lambda size: 20 * MB * size, 12)
+    assert again[-1].size == 16
+
+
 def test_an_upstream_that_gets_slower_is_left_some() -> None:
-    seen = played(Crew.first(16), lambda size: 100 * MB / size)
+    seen = played(Crew(16), lambda size: 100 * MB / size)
     assert seen[-1].size == 1
 
 
@@ -50,7 +75,7 @@ def test_an_upstream_that_gets_slower_is_left_some() -> None:
     st.data(),
 )
 def test_the_bound_holds_whatever_is_measured(most: int, rates: list[float], data: st.DataObject) -> None:
-    crew = Crew.first(most)
+    crew = Crew(most)
     for rate in rates:
         crew = crew.capped(data.draw(st.integers(0, 70))) if data.draw(st.booleans()) else crew.judged(rate)
         assert 1 <= crew.size <= crew.most <= most

@@ -13,7 +13,8 @@ from artifactproxy.model import ArtifactKey, Told, UpstreamHead
 from artifactproxy.ports import UpstreamRequest
 from artifactproxy.rules import passes
 from artifactproxy.rules.peers import HEAD, PATH, WAIT, fill_name, write_fault, write_head
-from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
+from artifactproxy.upstream.access import RemoteAccess
+from artifactproxy.upstream.client import UpstreamClient
 from artifactproxy.upstream.peers import PeerClient
 from tests.chaos import Chaos
 from tests.chaos.behaviours import raw, redirect, silence, slam, status

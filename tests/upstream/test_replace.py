@@ -9,8 +9,8 @@ import pytest
 
 from artifactproxy.errors import UpstreamBroken, UpstreamUnreachable
 from artifactproxy.ports import UpstreamRequest
+from artifactproxy.upstream.access import RemoteAccess
 from artifactproxy.upstream.auth import Bearer
-from artifactproxy.upstream.client import RemoteAccess
 from tests.chaos import Chaos
 from tests.chaos import behaviours as does
 from tests.chaos.certs import Authority

@@ -14,7 +14,8 @@ from artifactproxy.errors import Fault
 from artifactproxy.limits import RemoteLimits
 from artifactproxy.model import UpstreamHead
 from artifactproxy.ports import UpstreamRequest
-from artifactproxy.upstream.client import RemoteAccess, UpstreamClient
+from artifactproxy.upstream.access import RemoteAccess
+from artifactproxy.upstream.client import UpstreamClient
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 FAST = RemoteLimits(

@@ -8,7 +8,6 @@ an eighth of the connections is kept for control calls.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,9 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
-from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentials
-from aiobotocore.httpsession import AIOHTTPSession
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
@@ -27,6 +24,7 @@ from artifactproxy.errors import StoreAway, StoreUnavailable
 from artifactproxy.ports import Observer
 from artifactproxy.stores.s3 import models, signing
 from artifactproxy.stores.s3.budget import Gate
+from artifactproxy.stores.s3.clients import bodies_session, control_config, stay, trust
 from artifactproxy.stores.s3.options import S3Options
 from artifactproxy.stores.s3.replies import (
     UNREADABLE,
@@ -42,11 +40,10 @@ from artifactproxy.stores.s3.replies import (
 )
 from artifactproxy.stores.s3.retries import Retries
 from artifactproxy.stores.s3.sending import Sending
-from artifactproxy.stores.s3.sources import SLICE, Marks, Source
+from artifactproxy.stores.s3.sources import Marks, Source
 from artifactproxy.stores.s3.trouble import Answered, Cure, Unreached, code_in, cure_of, is_absent
 
 AGENT = "artifactproxy"
-_KEEPALIVE = 15.0  # seconds; shorter than that of the usual servers
 
 
 class Wire:
@@ -79,7 +76,7 @@ class Wire:
     async def start(self) -> None:
         """Make the clients. Raises `Keyless`, and `StoreUnavailable` for a CA file that holds none."""
         options = self.options
-        context = await asyncio.to_thread(_trust, options.ca)
+        context = await asyncio.to_thread(trust, options.ca)
         session = models.session()
         fixed = None
         if options.access_key:
@@ -93,7 +90,7 @@ class Wire:
                     "s3",
                     region_name=options.region or None,
                     endpoint_url=options.endpoint,
-                    config=self._config(context),
+                    config=control_config(options, context, self._control),
                 )
             )
         except (BotoCoreError, ValueError) as error:
@@ -101,40 +98,9 @@ class Wire:
         events = self._client.meta.events
         events.register_first("choose-signer.s3", signing.choose)
         events.register_first("before-sign.s3", self._before_sign)
-        events.register_last("before-call.s3", _stay)
+        events.register_last("before-call.s3", stay)
         await self._find_base()
-        self._http = await self._stack.enter_async_context(self._session(context))
-
-    def _config(self, context: ssl.SSLContext) -> AioConfig:
-        options = self.options
-        trusting = type("Session", (AIOHTTPSession,), {"_build_verify_context": lambda _: context})
-        return AioConfig(
-            signature_version="s3v4",
-            connect_timeout=options.connect,
-            read_timeout=options.read,
-            max_pool_connections=self._control,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            request_checksum_calculation=options.checksums,
-            response_checksum_validation="when_required",
-            s3={"payload_signing_enabled": options.sign_payload, "addressing_style": options.addressing},
-            proxies={},
-            http_session_cls=trusting,
-        )
-
-    def _session(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self._bodies, keepalive_timeout=_KEEPALIVE, ssl=context)
-        read = self.options.read
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.options.connect, sock_read=read),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            read_bufsize=SLICE,
-        )
-        session._retry_connection = False  # noqa: SLF001  it would send a body again that is used up
-        return session
+        self._http = await self._stack.enter_async_context(bodies_session(options, context, self._bodies))
 
     async def _find_base(self) -> None:
         """What stands before a key, by the rules of the SDK for endpoints and addressing styles."""
@@ -382,19 +348,3 @@ class Wire:
 
 
 _EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-
-def _stay(params: dict[str, Any], **_: Any) -> None:
-    """The SDK must not look for the bucket in other regions by itself: bodies would not follow it."""
-    params.setdefault("context", {}).setdefault("s3_redirect", {})["redirected"] = True
-
-
-def _trust(ca: str) -> ssl.SSLContext:
-    """The system's trust, plus the certificates of the file `ca`."""
-    context = ssl.create_default_context()
-    if ca:
-        try:
-            context.load_verify_locations(cafile=ca)
-        except (OSError, ssl.SSLError) as error:
-            raise StoreUnavailable(f"store.ca: {ca} holds no certificates that can be read") from error
-    return context
