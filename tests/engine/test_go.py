@@ -74,7 +74,7 @@ def go_proxy(folder: Path, chaos: Chaos, *more: str, hosts: str = "sum.soup.exam
 
 @pytest.fixture
 async def proxy(tmp_path: Path, chaos: Chaos) -> AsyncIterator[Proxy]:
-    async with go_proxy(tmp_path, chaos, "min_revalidate: 0s") as running:
+    async with go_proxy(tmp_path, chaos, "min_revalidate: 0s", extra="first_byte: 3s") as running:
         yield running
         await running.check()
 

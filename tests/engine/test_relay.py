@@ -53,7 +53,7 @@ async def chaos() -> AsyncIterator[Chaos]:
 
 @pytest.fixture
 async def proxy(tmp_path, chaos) -> AsyncIterator[Proxy]:
-    async with proxied(tmp_path, chaos.origin) as proxy:
+    async with proxied(tmp_path, chaos.origin, extra="first_byte: 3s\nidle: 3s") as proxy:
         mounts = proxy.engine._parts.mounts
         mounts["files"] = replace(mounts["files"], provider=Audit(mounts["files"].provider.site))
         yield proxy

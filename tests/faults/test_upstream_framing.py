@@ -63,12 +63,12 @@ async def test_u36_heads_beyond_all_limits(watch: Watch) -> None:
     await watch.next_is_right()
 
 
-async def test_u36_a_flood_of_interim_answers_ends_at_the_deadline(watch: Watch) -> None:
-    watch.chaos.script("/f.bin", interim_flood())
-    await watch.refused("/files/f.bin", 504, "first_byte")
-    body = watch.chaos.script("/g.bin", interim_flood(count=50), size=SMALL)
-    assert (await watch.proxy.get("/files/g.bin")).body == body.bytes(), "some are allowed"
-    await watch.next_is_right()
+async def test_u36_a_flood_of_interim_answers_ends_at_the_deadline(brisk: Watch) -> None:
+    brisk.chaos.script("/f.bin", interim_flood())
+    await brisk.refused("/files/f.bin", 504, "first_byte")
+    body = brisk.chaos.script("/g.bin", interim_flood(count=50), size=SMALL)
+    assert (await brisk.proxy.get("/files/g.bin")).body == body.bytes(), "some are allowed"
+    await brisk.next_is_right()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05], ids=["at once", "late"])
