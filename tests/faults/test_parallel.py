@@ -472,7 +472,7 @@ def asked_of(chaos: Chaos, path: str) -> list[tuple[int, int]]:
 # --- R10, R11 ---
 
 
-async def test_r11_first_bytes_flow_while_later_ones_are_still_loading(wide: Watch) -> None:
+async def test_point_r11_first_bytes_flow_while_later_ones_are_still_loading(wide: Watch) -> None:
     """R11. The first segment is there, the second waits: the client has the first, and not more."""
     word = asyncio.Event()
 
