@@ -9,6 +9,7 @@ from artifactproxy.engine.spool import BATCH_BYTES
 from artifactproxy.errors import Fault
 from artifactproxy.rules.segments import Segment
 
+NEXT_BYTES = 128 * 1024
 SOON = 0.01  # seconds for which few bytes wait for more: every trip to the disk costs the loop a switch
 
 
@@ -30,13 +31,18 @@ class Landing:
         self._pending.append(chunk)
         self._size += len(chunk)
         self._segment.taken += len(chunk)
-        if self._size >= BATCH_BYTES:
+        if self._size >= self._enough:
             self._begin()
         elif self._timer is None and self._job is None:
             self._timer = asyncio.get_running_loop().call_later(SOON, self._begin)
         while self._size >= BATCH_BYTES and self._job is not None:
             await asyncio.wait((self._job,))
         self._raise()
+
+    @property
+    def _enough(self) -> int:
+        """Bytes that go at once. Where the hash waits for just these, its thread should not stand idle."""
+        return NEXT_BYTES if self._body.is_next(self._segment.landed) else BATCH_BYTES
 
     async def flush(self) -> None:
         """All of it is on the disk when this returns. Raises the fault of the disk."""
@@ -62,26 +68,25 @@ class Landing:
             self._timer = None
 
     def _begin(self) -> None:
+        """What waits goes at once, so that as much can be read meanwhile."""
         self._stop_timer()
         if self._job is None and self._size and self._fault is None:
-            self._job = asyncio.get_running_loop().create_task(self._land())
+            chunks, self._pending = self._pending, []
+            size, self._size = self._size, 0
+            self._job = asyncio.get_running_loop().create_task(self._land(chunks, size))
 
-    async def _land(self) -> None:
+    async def _land(self, chunks: list[bytes], size: int) -> None:
         try:
-            while self._size:
-                chunks, self._pending = self._pending, []
-                size, self._size = self._size, 0
-                joined = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                await self._body.land(self._segment.landed, joined)
-                self._segment.landed += size
-                self._body.landed()
-                if self._size < BATCH_BYTES:
-                    break
+            await self._body.land(self._segment.landed, chunks)
+            self._segment.landed += size
+            self._body.landed()
         except Fault as fault:
             self._fault = fault
         finally:
             self._job = None
-        if self._size and self._fault is None and self._timer is None:
+        if self._size >= self._enough:
+            self._begin()
+        elif self._size and self._fault is None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SOON, self._begin)
 
     def _raise(self) -> None:

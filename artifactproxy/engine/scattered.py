@@ -36,13 +36,17 @@ class Scattered:
         self.spool.into_file(left_over)
         await self.spool.on_disk(allocate, self.spool.fileno, self.board.length)
 
-    async def land(self, offset: int, body: bytes) -> None:
+    def is_next(self, offset: int) -> bool:
+        """Whether the hash stands there, and waits for what comes."""
+        return offset == self.spool.written and not self.spool.hashing
+
+    async def land(self, offset: int, chunks: list[bytes]) -> None:
         """On the disk when it returns, though perhaps not yet written."""
         spool = self.spool
-        if offset == spool.written and not spool.hashing:
-            await spool.on_disk(spool.land_next, body, hashes_to=offset + len(body))
+        if self.is_next(offset):
+            await spool.on_disk(spool.land_next, chunks, hashes_to=offset + sum(map(len, chunks)))
         else:
-            await spool.on_disk(write_at, spool.fileno, offset, body)
+            await spool.on_disk(write_at, spool.fileno, offset, chunks)
 
     def landed(self) -> None:
         """The board knows of more bytes."""

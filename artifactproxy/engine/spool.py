@@ -23,6 +23,7 @@ from artifactproxy.engine.temps import (
     TempSpace,
     begin_flush,
     disk_fault,
+    gathered,
     has_map,
     remove_map,
     write_all,
@@ -34,7 +35,6 @@ from artifactproxy.model import Digest, Span
 FIRST_BYTES = 32 * 1024  # written and shown before the rest of a first chunk
 FIRST_BYTE_TURNS = 4  # of the loop, from the head of upstream's answer to that of ours
 BATCH_BYTES = 512 * 1024  # what may wait for the hashing thread before the source is paused
-LARGE_CHUNK = 64 * 1024  # not worth a copy
 FLUSH_BYTES = 32 * 1024 * 1024  # handed to the disk at a time, where somebody waits for it
 
 
@@ -174,10 +174,7 @@ class Spool:
 
     def _hash_and_write(self, chunks: list[bytes]) -> None:
         size = sum(map(len, chunks))
-        if len(chunks) > 1 and size < len(chunks) * LARGE_CHUNK:
-            # Joined, because every single update gives up the interpreter and fights to get it back.
-            chunks = [b"".join(chunks)]
-        for chunk in chunks:
+        for chunk in gathered(chunks):
             self._hasher.update(chunk)
             write_all(self._fd, chunk)
         stop = self.written + size
@@ -233,10 +230,12 @@ class Spool:
             raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
         self._hasher.update(body)
 
-    def land_next(self, body: bytes) -> None:
+    def land_next(self, chunks: list[bytes]) -> None:
         """Blocking: what comes after the last byte that is written, to its place and hashed. Raises OSError."""
-        write_at(self._fd, self.written, body)
-        self._hasher.update(body)
+        chunks = gathered(chunks)
+        write_at(self._fd, self.written, chunks)
+        for chunk in chunks:
+            self._hasher.update(chunk)
 
     def go_on(self) -> None:
         """In order again: what landed behind a gap is forgotten. After `drain`."""

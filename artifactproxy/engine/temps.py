@@ -13,6 +13,8 @@ from artifactproxy import failpoints
 from artifactproxy.errors import Busy, Fault, StoreFull, StoreUnavailable
 from artifactproxy.rules.segments import SavedMap
 
+LARGE_CHUNK = 64 * 1024  # not worth a copy
+
 
 def no_memory() -> Busy:
     return Busy("not enough memory for this at the moment", code="memory", retry_after=5.0)
@@ -91,12 +93,21 @@ def allocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-def write_at(fd: int, offset: int, body: bytes) -> None:
-    """Write all of it there, whatever else is written meanwhile."""
-    view = memoryview(body)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
+def gathered(chunks: list[bytes]) -> list[bytes]:
+    """The same bytes, in one piece where they came in small ones: every single write or update of a hash
+    gives up the interpreter and fights to get it back. Large ones are not worth a copy."""
+    if len(chunks) > 1 and sum(map(len, chunks)) < len(chunks) * LARGE_CHUNK:
+        return [b"".join(chunks)]
+    return chunks
+
+
+def write_at(fd: int, offset: int, chunks: list[bytes]) -> None:
+    """Write all of them there, whatever else is written meanwhile."""
+    for chunk in gathered(chunks):
+        view = memoryview(chunk)
+        while view:
+            count = os.pwrite(fd, view, offset)
+            view, offset = view[count:], offset + count
     failpoints.hit("segment.landed")
 
 

@@ -164,7 +164,7 @@ async def test_in_order_again_goes_on_after_the_last_byte_without_a_gap(tmp_path
     scattered = Scattered(body, board)
     await scattered.begin()
     follow = asyncio.create_task(scattered.follow())
-    await scattered.land(50_000, b"x" * 20_000)
+    await scattered.land(50_000, [b"x" * 20_000])
     await asyncio.sleep(0.01)
     follow.cancel()
     await scattered.end()
@@ -187,7 +187,7 @@ async def test_what_was_being_hashed_at_the_end_is_hashed_once(tmp_path: Path) -
     await scattered.begin()
     segment = scattered.board.claim(40_000)
     assert segment is not None
-    await scattered.land(segment.start, content[10_000:50_000])
+    await scattered.land(segment.start, [content[10_000:30_000], content[30_000:50_000]])
     segment.landed = segment.taken = 50_000
     blocked = asyncio.get_running_loop().run_in_executor(executor, gate.wait)
     follow = asyncio.create_task(scattered.follow())
