@@ -26,13 +26,13 @@ quick: $(VENV)/.dev ## Lint, types, and the tests that need no I/O: seconds
 	$(BIN)/python -m pytest tests/rules tests/providers tests/test_house.py tests/test_config.py $(PYTEST)
 
 test: $(VENV)/.dev ## All tests that run anywhere; lists what was skipped (REQUIRE_ALL=1: fails instead)
-	$(BIN)/python -m pytest -rs -n 2 --dist loadfile tests --results build/reliability/tests.json $(PYTEST)
+	$(BIN)/python -m pytest -rsfE -n 2 --dist loadfile tests --results build/reliability/tests.json $(PYTEST)
 
 e2e: $(VENV)/.dev ## Real clients against a real instance
-	$(BIN)/python -m pytest -rs e2e $(PYTEST)
+	$(BIN)/python -m pytest -rsfE e2e $(PYTEST)
 
 e2e-ceph: $(VENV)/.dev ## The S3 store on Ceph's gateway
-	$(BIN)/python -m pytest -rs e2e/ceph.py $(PYTEST)
+	$(BIN)/python -m pytest -rsfE e2e/ceph.py $(PYTEST)
 
 bench: $(VENV)/.dev ## Measure
 	$(BIN)/python -m bench $(ARGS)

@@ -18,7 +18,7 @@ from e2e.clients import Pip, Uv
 from e2e.registry import Registry
 from e2e.servers import ROOT, Forwarder, Proxy
 
-pytest_plugins = ["tests.needs", "e2e.node_fixtures", "e2e.go_fixtures"]
+pytest_plugins = ["tests.differences", "tests.needs", "e2e.node_fixtures", "e2e.go_fixtures"]
 
 StartProxy = Callable[..., Proxy]
 StartForwarder = Callable[[], Forwarder]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos import Chaos
 
-pytest_plugins = ["tests.needs", "tests.reliability.results"]
+pytest_plugins = ["tests.differences", "tests.needs", "tests.reliability.results"]
 
 
 def pytest_collection_finish() -> None:
