@@ -38,7 +38,7 @@ class Ear:
             board.listen(topic, lambda text, topic=topic: self.heard.append((topic, text)))
 
     async def until(self, *wanted: tuple[str, str]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not set(wanted) <= set(self.heard):
                 await asyncio.sleep(0.005)
 

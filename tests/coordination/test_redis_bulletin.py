@@ -38,7 +38,7 @@ async def opened(
     try:
         yield board, heard, notes
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await board.close()
 
 

@@ -48,7 +48,7 @@ class Front:
     async def saw(self, count: int) -> list[Seen]:
         """Its next `count` requests. A connection that lingers is logged a moment after its answer."""
         seen: list[Seen] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(seen) < count:
                 seen += self.news()
                 await asyncio.sleep(0.001)
@@ -89,7 +89,7 @@ async def nginx(folder: Path, behind: int) -> AsyncIterator[Front]:
 
 
 async def _listens(front: Front, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", front.port)

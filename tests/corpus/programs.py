@@ -239,7 +239,7 @@ async def fill(program: Program, more: list[str], rows: int) -> None:
             found = re.search(rb"(?i)\r\netag: ([^\r]+)", head)
             assert found, head
             program.etags[name] = found[1].decode()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(program.stored()[1]) < len(HONEST) + rows:
             await asyncio.sleep(0.01)
     program.kept = program.stored()
@@ -250,7 +250,7 @@ async def _get(program: Program, target: str) -> tuple[bytes, bytes]:
     host = "cache.example" if "cache.example" in (program.folder / "config.yaml").read_text() else "localhost"
     shown = program.shown
     writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{shown}Connection: close\r\n\r\n".encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     return head, body

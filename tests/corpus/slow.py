@@ -35,7 +35,7 @@ async def _trickle(proxy: Proxy, text: bytes) -> bytes:
     reader, writer = await connect(proxy)
     answer = asyncio.ensure_future(reader.read())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for at in range(len(text)):
                 if answer.done() or writer.is_closing():
                     break
@@ -83,7 +83,7 @@ async def _never_reads(proxy: Proxy) -> None:
     writer.transport.resume_reading()
     size = 0
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while part := await reader.read(1 << 20):
                 size += len(part)
     except ConnectionError:

@@ -92,7 +92,7 @@ def judge_runs(runs: list[Line], seen: list[Seen], asked: list[Seen]) -> None:
 async def _runs(program: Program, count: int) -> list[Line]:
     """The requests in our log, which is written a moment after the answer; there must be no warning."""
     runs: list[Line] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             news = program.news()
             assert not [line for line in news if line["event"] == "warning"], news

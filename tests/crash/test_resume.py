@@ -74,7 +74,7 @@ async def test_a_stop_leaves_what_has_landed_as_well(tmp_path: Path, chaos: Chao
     async with nursery.program(tmp_path / "config.yaml") as (child, base):
         await fetch(f"{base}/pypi/simple/pkg/")
         task = asyncio.create_task(fetch(base + path))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while child.passed.count("map.saved") < 2:
                 await asyncio.sleep(0.02)
         child.signal(signal.SIGTERM)

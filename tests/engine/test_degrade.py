@@ -51,7 +51,7 @@ async def house() -> AsyncIterator[House]:
 
 
 async def until(told: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not told():
             await asyncio.sleep(0.005)
 

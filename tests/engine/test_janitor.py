@@ -109,7 +109,7 @@ class Household:
 
 
 async def until(told: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not told():
             await asyncio.sleep(0.005)
 

@@ -99,7 +99,7 @@ async def readiness(proxy: Proxy | Running) -> tuple[int, dict[str, str]]:
     return got.status, json.loads(got.body or b"{}")
 
 
-async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.02)
@@ -107,7 +107,7 @@ async def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
 
 async def told(proxy: Proxy | Running, true: Callable[[dict[str, object]], bool]) -> dict[str, object]:
     """The first log line of which this is true; lines are written a moment late."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             for line in proxy.log_lines():
                 if true(line):
@@ -202,7 +202,7 @@ async def injecting(proxy: Running, what: str, trace: Path = Path("/dev/null")) 
     )
     assert tracer.stderr is not None
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             said = await tracer.stderr.readline()
         if b"attached" not in said:
             pytest.skip(f"strace may not attach here: {said.decode().strip()}")

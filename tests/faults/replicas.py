@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -96,6 +97,11 @@ class Replica(Proxy):
             return await super().get(path, method, **headers)
         except aiohttp.ClientError:
             return Got(0, {}, None)
+
+    async def heard(self) -> None:
+        """Until what the others have written by now can no longer come as news."""
+        watch, now = self.engine._parts.index._watch, time.monotonic()
+        await until(lambda: watch._looked >= now)
 
     def temp_files(self) -> list[str]:
         return sorted(os.listdir(self.data / "tier" / "tmp"))

@@ -136,7 +136,7 @@ async def test_a15_without_database_and_bucket_files_pass_and_nothing_is_poisone
             rig.bucket.heal()
             await database_away(rig, away=False)
         await rig.proxy.settled()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await readiness(rig.proxy))[1]["mode"] != "ok":
                 await asyncio.sleep(0.05)
         await rig.is_hit(path, body)

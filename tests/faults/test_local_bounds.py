@@ -56,7 +56,7 @@ class Plain:
         host, _, port = proxy.base.removeprefix("http://").partition(":")
         return cls(*await asyncio.open_connection(host, int(port)))
 
-    async def ask(self, path: str, seconds: float = 10.0) -> tuple[int, bytes]:
+    async def ask(self, path: str, seconds: float = 60.0) -> tuple[int, bytes]:
         """Status and body; 0 if the connection ended instead."""
         try:
             async with asyncio.timeout(seconds):

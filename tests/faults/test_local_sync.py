@@ -91,7 +91,7 @@ def _kind(name: str) -> str:
 
 
 async def settled(proxy: Running) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await metric(proxy, "fills"):
             await asyncio.sleep(0.02)
 

@@ -38,7 +38,7 @@ async def test_n01_a_leader_that_loads_in_parallel_dies(tmp_path: Path, chaos: C
     path = promise(chaos, "pkg-1.0.tar.gz", body) if known else "/files/pkg-1.0.tar.gz"
     async with cluster(tmp_path, chaos, 3, remote=REMOTE) as cl:
         leading = asyncio.create_task(cl[0].get(path))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while chaos.hits("/pkg-1.0.tar.gz") < 3:
                 await asyncio.sleep(0.01)
         following = await followed(cl, (1, 2), path)

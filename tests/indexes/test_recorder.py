@@ -36,7 +36,7 @@ class _Index:
 async def recorded(index: _Index, paths: str) -> dict[str, object]:
     recorder = Recorder(index.write)
     asked = (recorder.record(entry(path)) for path in paths)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         found = await asyncio.gather(*asked, return_exceptions=True)
         await recorder.close()
     return dict(zip(paths, found, strict=True))

@@ -68,7 +68,7 @@ class Box:
 
     async def settled(self) -> None:
         """Until no transfer runs and the folder is within its budget, as far as it will be."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.tier._arrivals._tasks or not (
                 self.tier._copies._counting is None or self.tier._copies._counting.done()
             ):
@@ -238,7 +238,7 @@ async def test_what_is_removed_while_its_copy_is_being_made_leaves_no_copy(
 
     monkeypatch.setattr(box.tier._disk, "put", slow)
     assert await read(box.tier, ref) == body
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await putting.wait()
         removal = asyncio.ensure_future(
             box.tier.delete(ref.sha256) if take == "delete" else box.tier.set_aside(ref)
@@ -480,7 +480,7 @@ async def test_a_bound_on_what_runs_at_once(tmp_path: Path) -> None:
         refs = [await box.only_far(body) for body in bodies]
         box.far.held = 1000
         opening = [asyncio.create_task(read(box.tier, ref)) for ref in refs]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while box.far.running < len(refs):
                 await asyncio.sleep(0.001)
         assert len(box.temps()) <= 2

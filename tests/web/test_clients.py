@@ -23,7 +23,7 @@ from .scripted import Pieces, Rig, chunks, file_body
 BIG = os.urandom(1 << 20) * 48  # more than loopback's socket buffers take
 
 
-async def _until(condition, seconds: float = 3.0) -> None:
+async def _until(condition, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"

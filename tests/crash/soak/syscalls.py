@@ -125,7 +125,7 @@ async def traced(*options: str, pids: list[int]) -> asyncio.subprocess.Process:
         strace, *options, *chosen, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
     )
     assert process.stderr is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in pids:
             line = await process.stderr.readline()
             assert b"attached" in line, line
