@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,12 @@ import pytest
 from tests.chaos import Chaos
 
 pytest_plugins = ["tests.differences", "tests.needs", "tests.reliability.results"]
+
+
+def pytest_configure() -> None:
+    """Whoever runs the tests in the background has them ignore Ctrl-C, and the programs that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
