@@ -16,7 +16,11 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     short = brief(left), brief(right)
     if op != "==" or (short[0] is left and short[1] is right):
         return None
-    return [f"{short[0]!r:.80} == {short[1]!r:.80}", *("left", *_lines(short[0])), *("right", *_lines(short[1]))]
+    return [
+        f"{short[0]!r:.80} == {short[1]!r:.80}",
+        *("left", *_lines(short[0])),
+        *("right", *_lines(short[1])),
+    ]
 
 
 def brief(value: Any) -> Any:

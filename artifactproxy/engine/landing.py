@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from artifactproxy.engine.scattered import Scattered
 from artifactproxy.engine.spool import BATCH_BYTES
@@ -14,8 +15,8 @@ SOON = 0.01  # seconds for which few bytes wait for more: every trip to the disk
 
 
 class Landing:
-    """Of one segment. Few bytes go to the disk within `SOON`, many at once, and the connection is
-    paused while too many wait."""
+    """Of one segment. While it is the only one its bytes go on in order. Else few go to the disk within
+    `SOON`, many at once, and the connection is paused while too many wait."""
 
     def __init__(self, body: Scattered, segment: Segment) -> None:
         self._body = body
@@ -28,6 +29,8 @@ class Landing:
 
     async def write(self, chunk: bytes) -> None:
         """Raises the fault of the disk."""
+        if self._body.in_order and await self._body.append(self._segment, chunk):
+            return
         self._pending.append(chunk)
         self._size += len(chunk)
         self._segment.taken += len(chunk)
@@ -46,6 +49,7 @@ class Landing:
 
     async def flush(self) -> None:
         """All of it is on the disk when this returns. Raises the fault of the disk."""
+        await self._body.settle()
         while self._size or self._job is not None:
             self._begin()
             if self._job is not None:
@@ -56,6 +60,8 @@ class Landing:
     async def drop(self) -> None:
         """What waits is forgotten. When this returns nothing of it is on its way to the disk, where
         another connection may write next."""
+        with suppress(Fault):  # which the spool tells everybody
+            await self._body.settle()
         self._pending.clear()
         self._size = 0
         self._stop_timer()

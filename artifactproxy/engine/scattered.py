@@ -1,6 +1,7 @@
 """Bytes that arrive out of order: the file of a spool, written anywhere by several connections.
 
-What has landed without a gap is hashed in order and then counts as written, so readers, uploads and
+As long as they come in order, of one connection, they take the way of every other body, which is the
+shortest. The first chunk that does not ends that: from then on each has its place. What has landed without a gap is hashed in order and then counts as written, so readers, uploads and
 followers see nothing unusual. What comes just where the hash stands is hashed as it is written. The rest
 is read back from the page cache for that: with eight connections seven bytes of eight land ahead of a gap,
 and keeping them in memory until it closes would take a whole segment for each connection. It is in the
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from artifactproxy.engine.spool import Spool
 from artifactproxy.engine.temps import allocate, save_map, write_at
-from artifactproxy.rules.segments import SavedMap, SegmentMap
+from artifactproxy.rules.segments import SavedMap, Segment, SegmentMap
 
 FOLLOW_BYTES = 2**20  # hashed at a time
 SAVE_BYTES = 16 * 2**20  # of progress between two maps
@@ -27,6 +28,9 @@ class Scattered:
     def __init__(self, spool: Spool, board: SegmentMap) -> None:
         self.spool = spool
         self.board = board
+        self.in_order = False
+        """Whether nothing has come yet that was not the next."""
+        self._turn = asyncio.Lock()
         self._grown = asyncio.Event()
         self._saved = (0, 0.0)
 
@@ -35,6 +39,36 @@ class Scattered:
         await self.spool.drain()
         self.spool.into_file(left_over)
         await self.spool.on_disk(allocate, self.spool.fileno, self.board.length)
+        self.in_order = self.board.size == self.spool.written
+
+    async def append(self, segment: Segment, chunk: bytes) -> bool:
+        """The next bytes of a connection; False where they do not come next in the whole, or others did not."""
+        async with self._turn:
+            if not self.in_order:
+                return False
+            if segment.taken != self.spool.received:
+                await self._settle()
+                self.in_order = False
+                return False
+            segment.taken += len(chunk)
+            await self.spool.write(chunk)
+            self._note()
+            return True
+
+    async def settle(self) -> None:
+        """What came in order is on the disk, and the board knows of it."""
+        async with self._turn:
+            if self.in_order:
+                await self._settle()
+
+    async def _settle(self) -> None:
+        await self.spool.drain()
+        self._note()
+        self._grown.set()
+
+    def _note(self) -> None:
+        for segment in self.board.running:
+            segment.landed = max(segment.landed, min(self.spool.written, segment.taken))
 
     def is_next(self, offset: int) -> bool:
         """Whether the hash stands there, and waits for what comes."""
@@ -58,7 +92,7 @@ class Scattered:
         while spool.written < board.length:
             self._grown.clear()
             stop = min(board.frontier, spool.written + FOLLOW_BYTES)
-            if stop > spool.written and not spool.hashing:
+            if stop > spool.written and not (spool.hashing or self.in_order):
                 await spool.on_disk(spool.follow, stop, hashes_to=stop)
             else:
                 await self._grown.wait()

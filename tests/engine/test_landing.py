@@ -16,7 +16,9 @@ BATCH = b"x" * BATCH_BYTES
 
 
 class Disk:
-    """A body whose disk lets through what it is told to."""
+    """A body whose disk lets through what it is told to; nothing comes in order."""
+
+    in_order = False
 
     def __init__(self) -> None:
         self.ready = asyncio.Event()
@@ -33,6 +35,8 @@ class Disk:
         self.landings.append((offset, sum(map(len, chunks))))
 
     def landed(self) -> None: ...
+
+    async def settle(self) -> None: ...
 
 
 def landing_on(disk: Disk) -> tuple[Landing, Segment]:

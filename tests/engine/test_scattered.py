@@ -17,7 +17,7 @@ from artifactproxy.engine.landing import Landing
 from artifactproxy.engine.scattered import Scattered
 from artifactproxy.errors import StoreFull
 from artifactproxy.model import Span
-from artifactproxy.rules.segments import SegmentMap, read_map
+from artifactproxy.rules.segments import Segment, SegmentMap, read_map
 from tests.engine.test_spool import drink, space, spool
 
 KIB = 1024
@@ -122,7 +122,8 @@ async def test_point_r10_a_disk_that_fails_later_is_one_too(tmp_path: Path) -> N
     body = spool(space(tmp_path), 100_000, executor=ThreadPoolExecutor(2))
     scattered = Scattered(body, SegmentMap(100_000))
     await scattered.begin()
-    segment = scattered.board.claim(100_000)
+    scattered.board.claim(10_000)
+    segment = scattered.board.claim(90_000)
     assert segment is not None
     landing = Landing(scattered, segment)
     failpoints.arm("segment.landed=raise:ENOSPC")
@@ -206,3 +207,188 @@ async def test_what_was_being_hashed_at_the_end_is_hashed_once(tmp_path: Path) -
     assert await drink(body) == content
     assert body.digests[0].hex == hashlib.sha256(content).hexdigest()
     body.finish()
+
+
+# --- in order, until something else comes ---
+
+
+class Disk:
+    """The thread that hashes and writes, held while it is `busy`."""
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(1)
+        self._gate = threading.Event()
+
+    def __enter__(self) -> None:
+        self.executor.submit(self._gate.wait)
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.set()
+
+
+def gone_on(landing: Landing, chunk: bytes) -> asyncio.Task[None]:
+    return asyncio.create_task(landing.write(chunk))
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def begun(folder: Path, content: bytes, executor: ThreadPoolExecutor) -> Scattered:
+    """The first bytes are there, as after the first chunk of an answer."""
+    body = spool(space(folder), len(content), executor=executor)
+    await body.write(content[:10_000])
+    scattered = Scattered(body, SegmentMap(len(content), [Span(0, 10_000)]))
+    await scattered.begin()
+    return scattered
+
+
+async def is_whole(scattered: Scattered, content: bytes) -> None:
+    await scattered.end()
+    body = scattered.spool
+    assert (body.received, body.written) == (len(content), len(content))
+    assert body.digests[0].hex == hashlib.sha256(content).hexdigest()
+    body.seal()
+    assert await drink(body) == content
+    body.finish()
+
+
+async def test_one_connection_writes_no_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = os.urandom(3_000_000)
+    scattered = await begun(tmp_path, content, ThreadPoolExecutor(1))
+    follow = asyncio.create_task(scattered.follow())
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "pwrite")
+        while (segment := scattered.board.claim(10**6)) is not None:  # each goes on where one broke off
+            landing = Landing(scattered, segment)
+            while segment.left:
+                await landing.write(content[segment.taken : segment.stop][:100_000])
+            await landing.flush()
+            assert scattered.board.frontier == segment.stop
+            scattered.board.done(segment)
+        await follow
+    assert scattered.in_order
+    await is_whole(scattered, content)
+
+
+async def test_a_second_connection_ends_the_order_while_a_batch_is_on_its_way(tmp_path: Path) -> None:
+    content, disk = os.urandom(1_000_000), Disk()
+    scattered = await begun(tmp_path, content, disk.executor)
+    follow = asyncio.create_task(scattered.follow())
+    first, second = scattered.board.claim(500_000), scattered.board.claim(500_000)
+    assert first is not None
+    assert second is not None
+    one, other = Landing(scattered, first), Landing(scattered, second)
+    with disk:
+        await one.write(content[10_000:60_000])
+        there = gone_on(other, content[second.start : second.stop])
+        await turns()
+        further = gone_on(one, content[60_000 : first.stop])
+        await turns()
+        assert (first.taken, second.taken) == (60_000, second.start), "whoever comes waits for the order"
+    await asyncio.gather(there, further)
+    assert not scattered.in_order
+    await asyncio.gather(one.flush(), other.flush())
+    for segment in (first, second):
+        scattered.board.done(segment)
+    rest = scattered.board.claim(10**6)
+    if rest is not None:
+        last = Landing(scattered, rest)
+        await last.write(content[rest.start :])
+        await last.flush()
+        scattered.board.done(rest)
+    await follow
+    await is_whole(scattered, content)
+
+
+@pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "flushed"])
+async def test_who_is_cancelled_in_order_leaves_what_it_has_written(tmp_path: Path, dropped: bool) -> None:
+    content, disk = os.urandom(2_000_000), Disk()
+    scattered = await begun(tmp_path, content, disk.executor)
+    follow = asyncio.create_task(scattered.follow())
+    segment = scattered.board.claim(len(content))
+    assert segment is not None
+    landing = Landing(scattered, segment)
+    with disk:
+        await landing.write(content[10_000:20_000])  # this is on its way
+        writing = gone_on(landing, content[20_000 : segment.stop])  # and this more than may wait
+        await turns()
+        assert not writing.done()
+        writing.cancel()
+        await asyncio.wait((writing,))
+    await (landing.drop() if dropped else landing.flush())
+    assert segment.landed == segment.stop, "its bytes were on their way"
+    scattered.board.done(segment)
+    rest = scattered.board.claim(len(content))
+    while rest is not None:
+        landing = Landing(scattered, rest)
+        await landing.write(content[rest.start : rest.stop])
+        await landing.flush()
+        scattered.board.done(rest)
+        rest = scattered.board.claim(len(content))
+    assert scattered.in_order
+    await follow
+    await is_whole(scattered, content)
+
+
+async def test_point_r10_a_disk_that_fails_in_order_is_a_clean_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "no space")
+
+    scattered = await begun(tmp_path, bytes(200_000), ThreadPoolExecutor(1))
+    segment = scattered.board.claim(200_000)
+    assert segment is not None
+    landing = Landing(scattered, segment)
+    monkeypatch.setattr(os, "write", full)
+    await landing.write(bytes(50_000))
+    with pytest.raises(StoreFull):
+        await landing.flush()
+    with pytest.raises(StoreFull):
+        await landing.write(bytes(50_000))
+    await landing.drop()
+    assert isinstance(scattered.spool.fault, StoreFull)
+    assert segment.landed == 10_000
+    monkeypatch.undo()
+    scattered.spool.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_r4_whoever_comes_breaks_off_or_is_cancelled_the_bytes_are_right(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    content = chance.randbytes(2_000_000)
+    scattered = await begun(tmp_path, content, ThreadPoolExecutor(1))
+    follow = asyncio.create_task(scattered.follow())
+    board, crew = scattered.board, 1
+
+    async def connection() -> None:
+        while (segment := board.claim(chance.choice((70_000, 400_000)), crew)) is not None:
+            landing = Landing(scattered, segment)
+            bringing = asyncio.create_task(brings(landing, segment))
+            if chance.random() < 0.3:
+                await turns(chance.randrange(30))
+                bringing.cancel()
+            await asyncio.wait((bringing,))
+            await (landing.drop() if chance.random() < 0.3 else landing.flush())
+            board.done(segment)
+
+    async def brings(landing: Landing, segment: Segment) -> None:
+        while segment.left:
+            await turns(chance.randrange(4))
+            await landing.write(content[segment.taken : segment.stop][: chance.choice((300, 9000, 300_000))])
+
+    async with asyncio.timeout(60):
+        alone = asyncio.create_task(connection())
+        await asyncio.sleep(chance.random() / 100)
+        crew = chance.choice((1, 2, 4))
+        await asyncio.gather(alone, *(connection() for _ in range(crew - 1)))
+        while not board.whole:  # whoever was last may have been cancelled
+            await connection()
+        scattered.landed()
+        await follow
+    await is_whole(scattered, content)
