@@ -150,7 +150,7 @@ def _new_spool(parts: Parts, space: TempSpace, length: int | None, promise: Prom
         executor=parts.executor,
         new_hasher=lambda: Hasher(algorithms(promise)),
     )
-    spool.kept = parts.keep_parts
+    spool.file.kept = parts.keep_parts
     return spool
 
 

@@ -148,7 +148,7 @@ class FillTable:
         await asyncio.wait(tasks, timeout=seconds)
         for fill, task in list(self._tasks.items()):
             if fill.spool is not None:
-                fill.spool.kept = True  # a large promised one goes on in the next life
+                fill.spool.file.kept = True  # a large promised one goes on in the next life
             task.cancel()
         await asyncio.wait([*tasks, *self._watches])
 

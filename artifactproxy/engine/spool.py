@@ -12,7 +12,6 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from artifactproxy import failpoints
 from artifactproxy.engine.reread import Hashing, WholeBody, digests_of
 from artifactproxy.engine.tailing import SpoolReader
 from artifactproxy.engine.temps import (
+    TempFile,
     TempSpace,
     begin_flush,
     disk_fault,
     gathered,
-    has_map,
-    remove_map,
     write_all,
     write_at,
 )
@@ -53,7 +51,7 @@ class Spool:
         new_hasher: Callable[[], Hashing],
     ) -> None:
         self.length = length
-        self.path: Path | None = None
+        self.file = TempFile(space)
         self.received = 0  # taken from the source
         self.written = 0  # hashed and readable by us
         self.sealed = False
@@ -61,17 +59,14 @@ class Spool:
         self.readers = 0
         self.round = 0  # how often it has started over
         self.hashing = False  # whether the hash is being moved by what `on_disk` runs
-        self.kept = False  # whether its file stays for the next life, if there is a map of it
         self.awaited = False  # whether somebody waits until it is durable
         self._flushed = 0
         self._hold_back = hold_back
         self._memory_bytes = memory_bytes
-        self._space = space
         self._executor = executor
         self._new_hasher = new_hasher
         self._hasher = new_hasher()
         self._memory = bytearray()
-        self._fd = -1
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._batch: asyncio.Future[None] | None = None
@@ -80,7 +75,6 @@ class Spool:
         self._done = False
         self._begun = False
         self._half_passed = False
-        self._taken = 0  # bytes this spool has claimed of the temp space
         self._claim_announced()
 
     # --- writing ---
@@ -94,14 +88,14 @@ class Spool:
             await self.write(chunk[:FIRST_BYTES])
             first, chunk = False, chunk[FIRST_BYTES:]
         self.received += len(chunk)
-        if self._fd < 0:
+        if self.file.fd < 0:
             if max(self.received, self.length or 0) <= self._memory_bytes:
                 self._hasher.update(chunk)
                 self._memory += chunk
                 self._grow(len(chunk))
                 return
             self._spill()
-        self._claim(self.received)
+        self.file.claim(self.received)
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
         if self._batch is None:
@@ -133,28 +127,15 @@ class Spool:
 
     def _spill(self, left_over: Path | None = None) -> None:
         try:
-            self.path = left_over or self._space.new_path()
-            new = 0 if left_over else os.O_CREAT | os.O_EXCL
-            self._fd = os.open(self.path, os.O_RDWR | new | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            failpoints.hit("tmp.opened")
-            write_all(self._fd, bytes(self._memory))
+            self.file.create(bytes(self._memory), left_over)
         except OSError as error:
             self._fail_disk(error)
         self._memory = bytearray()
 
-    def _claim(self, total: int) -> None:
-        if total > self._taken:
-            self._space.take(total - self._taken)
-            self._taken = total
-
     def _claim_announced(self) -> None:
         """All of it at once: a body that begins must not run out of room for the sake of another."""
         if self.length is not None and self.length > self._memory_bytes:
-            self._claim(self.length)
-
-    def _give_back(self) -> None:
-        self._space.give_back(self._taken)
-        self._taken = 0
+            self.file.claim(self.length)
 
     def _start_batch(self) -> None:
         chunks, self._pending = self._pending, []
@@ -176,10 +157,10 @@ class Spool:
         size = sum(map(len, chunks))
         for chunk in gathered(chunks):
             self._hasher.update(chunk)
-            write_all(self._fd, chunk)
+            write_all(self.file.fd, chunk)
         stop = self.written + size
         if self.awaited and stop - self._flushed >= FLUSH_BYTES:
-            begin_flush(self._fd, self._flushed, stop)
+            begin_flush(self.file.fd, self._flushed, stop)
             self._flushed = stop
 
     def _batch_done(self, batch: asyncio.Future[None], size: int) -> None:
@@ -220,12 +201,12 @@ class Spool:
 
     def into_file(self, left_over: Path | None = None) -> None:
         """Have a temp file from here on; one that an earlier life has left, if given. Raises as `write`."""
-        if self._fd < 0:
+        if self.file.fd < 0:
             self._spill(left_over)
 
     def follow(self, stop: int) -> None:
         """Blocking: hash what has landed up to `stop`. Raises OSError."""
-        body = os.pread(self._fd, stop - self.written, self.written)
+        body = os.pread(self.file.fd, stop - self.written, self.written)
         if len(body) != stop - self.written:
             raise OSError(errno.EIO, "a temporary file is shorter than what was written to it")
         self._hasher.update(body)
@@ -233,14 +214,14 @@ class Spool:
     def land_next(self, chunks: list[bytes]) -> None:
         """Blocking: what comes after the last byte that is written, to its place and hashed. Raises OSError."""
         chunks = gathered(chunks)
-        write_at(self._fd, self.written, chunks)
+        write_at(self.file.fd, self.written, chunks)
         for chunk in chunks:
             self._hasher.update(chunk)
 
     def go_on(self) -> None:
         """In order again: what landed behind a gap is forgotten. After `drain`."""
         self.received = self.written
-        os.lseek(self._fd, self.written, os.SEEK_SET)
+        os.lseek(self.file.fd, self.written, os.SEEK_SET)
 
     async def on_disk(self, work: Callable[..., None], *arguments: object, hashes_to: int = 0) -> None:
         """In the hashing thread. Whoever is cancelled leaves it running: it has our descriptor. `hashes_to`:
@@ -290,10 +271,10 @@ class Spool:
     async def rehash(self, algorithms: Iterable[str]) -> tuple[Digest, ...]:
         """Further digests of the whole body, read again in the hashing thread. Raises
         `StoreUnavailable` if it cannot be read, `BrokenPromise` for a zip that is none."""
-        memory = self.peek(0, self.written) if self._fd < 0 else b""
+        memory = self.peek(0, self.written) if self.file.fd < 0 else b""
         loop = asyncio.get_running_loop()
         try:
-            body = WholeBody(memory, self._fd, self.written)
+            body = WholeBody(memory, self.file.fd, self.written)
             return await loop.run_in_executor(self._executor, digests_of, body, tuple(algorithms))
         except OSError as error:
             raise disk_fault(error) from error
@@ -307,9 +288,8 @@ class Spool:
         """Throw away what came so far; only while `untouched` and after `drain`."""
         if not self.untouched:
             raise RuntimeError("an answer was already begun from this body")
-        if self.path is not None:
-            remove_map(self.path)  # nothing of it counts, also in the next life
-        self._drop_file()
+        self.file.forget_map()
+        self.file.drop()
         self._memory = bytearray()
         self._hasher = self._new_hasher()
         self.received = self.written = self._flushed = 0
@@ -339,25 +319,11 @@ class Spool:
 
     def moved(self) -> None:
         """The store took over the file at `path`; our descriptor keeps serving readers."""
-        self._give_back()
-        if self.path is not None:
-            remove_map(self.path)
-        self.path = None
+        self.file.moved()
 
     def _release_file(self) -> None:
         if self._done and self.readers == 0 and self._batch is None and not self._jobs:
-            self._drop_file()
-
-    def _drop_file(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        self._give_back()
-        if self.path is not None and not (self.kept and has_map(self.path)):
-            with suppress(OSError):  # a disk that fails here has already been reported
-                self.path.unlink()
-            remove_map(self.path)
-        self.path = None
+            self.file.drop()
 
     # --- reading ---
 
@@ -371,18 +337,23 @@ class Spool:
 
     def peek(self, start: int, stop: int) -> bytes:
         """Bytes that are written, released or not; at most what is there."""
-        if self._fd < 0:
+        if self.file.fd < 0:
             return bytes(self._memory[start:stop])
-        return os.pread(self._fd, min(stop, self.written) - start, start)
+        return os.pread(self.file.fd, min(stop, self.written) - start, start)
+
+    @property
+    def path(self) -> Path | None:
+        """Of the temp file, while there is one and it is ours."""
+        return self.file.path
 
     @property
     def in_memory(self) -> bool:
-        return self._fd < 0
+        return self.file.fd < 0
 
     @property
     def fileno(self) -> int:
         """The temp file's descriptor; only if not `in_memory`, and only while somebody reads."""
-        return self._fd
+        return self.file.fd
 
     def reader(self, span: Span | None = None) -> SpoolReader:
         self._begun = True

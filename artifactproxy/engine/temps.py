@@ -70,6 +70,57 @@ class TempSpace:
         self.used -= size
 
 
+class TempFile:
+    """The file of one body, with its claim on the space; there is none before `create`."""
+
+    def __init__(self, space: TempSpace) -> None:
+        self.path: Path | None = None
+        self.fd = -1
+        self.kept = False  # whether it stays for the next life, if there is a map of it
+        self._space = space
+        self._claimed = 0  # bytes
+
+    def create(self, body: bytes, left_over: Path | None = None) -> None:
+        """With so much in it, or the file that an earlier life has left. Raises OSError."""
+        self.path = left_over or self._space.new_path()
+        new = 0 if left_over else os.O_CREAT | os.O_EXCL
+        self.fd = os.open(self.path, os.O_RDWR | new | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        failpoints.hit("tmp.opened")
+        write_all(self.fd, body)
+
+    def claim(self, total: int) -> None:
+        """Have room for so many bytes. Raises `StoreFull`."""
+        if total > self._claimed:
+            self._space.take(total - self._claimed)
+            self._claimed = total
+
+    def moved(self) -> None:
+        """The store has taken over the file at `path`; the descriptor keeps serving readers."""
+        self._give_back()
+        self.forget_map()
+        self.path = None
+
+    def forget_map(self) -> None:
+        """Nothing of it counts, also in the next life."""
+        if self.path is not None:
+            remove_map(self.path)
+
+    def drop(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        self._give_back()
+        if self.path is not None and not (self.kept and has_map(self.path)):
+            with suppress(OSError):  # a disk that fails here has already been reported
+                self.path.unlink()
+            remove_map(self.path)
+        self.path = None
+
+    def _give_back(self) -> None:
+        self._space.give_back(self._claimed)
+        self._claimed = 0
+
+
 def disk_fault(error: BaseException) -> Fault:
     """What a failed disk operation means to a client; the cause goes to the log only."""
     if isinstance(error, MemoryError):

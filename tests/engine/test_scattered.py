@@ -152,7 +152,7 @@ async def test_the_map_goes_with_its_file_and_stays_with_one_that_is_kept(tmp_pa
         saved = read_map(map_.read_bytes())
         assert saved is not None
         assert (saved.sha256, saved.length, saved.spans) == ("a" * 64, 100_000, (Span(0, 70_000),))
-        body.kept = kept
+        body.file.kept = kept
         body.finish()
         assert len(list(tmp_path.iterdir())) == (2 if kept else 0)
 
