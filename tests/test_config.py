@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from artifactproxy import limits
 from artifactproxy.config import Config, Tls, load, strict, units, values
+from artifactproxy.config.bounds import Section
 from artifactproxy.config.problems import _inner
-from artifactproxy.config.schema import File, Remote, Section
+from artifactproxy.config.schema import File, Remote
 from artifactproxy.errors import ConfigError
 from artifactproxy.limits import Download
 from artifactproxy.providers._base import Provider, PublicOrigins

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
-from artifactproxy.config import schema, values
+from artifactproxy.config import bounds, schema, values
 from artifactproxy.config.problems import Problems
 from artifactproxy.config.resolved import S3, Config, Egress, Listen, Log, Remote, Tls
 from artifactproxy.config.strict import KeyPath
@@ -93,7 +93,7 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _taken(kind: type[T], section: schema.Section) -> T:
+def _taken(kind: type[T], section: bounds.Section) -> T:
     """A dataclass of `model` filled from the section generated from it."""
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     return kind(**{name: getattr(section, name) for name in names})
@@ -289,13 +289,13 @@ class _Look:
         return text
 
 
-def _others(kind: type[Any], written: schema.Section) -> dict[str, Any]:
+def _others(kind: type[Any], written: bounds.Section) -> dict[str, Any]:
     """What the section offers of the options; the rest is for tests."""
     offered = type(written).model_fields
     return {f.name: getattr(written, f.name) for f in fields(kind) if f.name != "url" and f.name in offered}
 
 
-def _download(written: schema.DownloadSection) -> Download:
+def _download(written: bounds.DownloadSection) -> Download:
     return Download(
         connections=written.connections,
         max_per_host=written.max_per_host,
