@@ -206,6 +206,8 @@ class RedisCoordinator:
 
     async def _renew(self, lease: RedisLease) -> bool:
         """Whether it was found lost just now."""
+        if lease not in self._held:  # given back a moment ago: it would be taken anew, for nobody
+            return False
         loop = asyncio.get_running_loop()
         until, was_lost, fate = loop.time() + self._options.lease, lease.lost, None
         with suppress(Away):

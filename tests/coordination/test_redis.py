@@ -89,6 +89,14 @@ async def test_a_lease_outlasts_its_time_to_live(server: Redis) -> None:
         assert await other.acquire(KEY, wait=0) is not None
 
 
+async def test_what_is_given_back_is_not_prolonged_any_more(server: Redis) -> None:
+    """A lease that ends while all are prolonged would come back, and nobody would give it back."""
+    async with opened(server.url) as one:
+        lease = await one.acquire(KEY, wait=0)
+        await asyncio.gather(one._renew_all(), lease.release())
+        assert keys(server) == []
+
+
 async def test_close_gives_back_what_is_held(server: Redis) -> None:
     async with opened(server.url) as one:
         leases = [await one.acquire(key, wait=0) for key in "abc"]
