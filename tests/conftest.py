@@ -11,6 +11,9 @@ import pytest
 
 from tests.chaos import Chaos
 
+SLOW = ("workers", "faults", "reliability", "hosted", "crash", "checkup", "fetch")
+"""Folders whose tests wait most; they begin first, so that in the end no worker goes on alone."""
+
 pytest_plugins = ["tests.differences", "tests.needs", "tests.reliability.results"]
 
 
@@ -18,6 +21,11 @@ def pytest_configure() -> None:
     """Whoever runs the tests in the background has them ignore Ctrl-C, and the programs that they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {folder: place for place, folder in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
 
 
 def pytest_collection_finish() -> None:
