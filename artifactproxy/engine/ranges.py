@@ -295,32 +295,32 @@ class Ranges:
             await self._read(connection, reply.chunks())
 
     async def _read(self, connection: Connection, chunks: AsyncIterator[bytes]) -> None:
-        while True:
-            connection.waits = _now()
-            chunk = await anext(chunks, b"")
-            if not chunk:
-                break
+        connection.waits = _now()
+        async for chunk in chunks:
             self._pace.took(connection, _now(), len(chunk))
             if not await self._take(connection, chunk):
                 break
-        if not chunk and connection.segment.left > 0:
-            raise UpstreamBroken("upstream sent less than the part it announced", code="short_body")
+            connection.waits = _now()
+        else:
+            if connection.segment.left > 0:
+                raise UpstreamBroken("upstream sent less than the part it announced", code="short_body")
         await connection.landing.flush()
 
     async def _take(self, connection: Connection, chunk: bytes) -> bool:
-        """False where the connection is left: the rest of the answer belongs to others."""
+        """A chunk, for which the segment goes on into what follows unless somebody has begun with that. False
+        where the connection is left: the rest of the answer belongs to others."""
         segment, stop = connection.segment, connection.stop
-        while chunk:
-            if segment.left <= 0:
-                await self._clear.wait()
-                ahead = min(self._terms.download.segment, stop - segment.stop)
-                if ahead > 0 and self._board.extend(segment, ahead):
-                    continue
-                if ahead > 0:
-                    return False
-                raise UpstreamBroken("upstream sent more than the part asked for", code="bad_206")
-            taken, chunk = chunk[: segment.left], chunk[segment.left :]
-            await connection.landing.write(taken)
+        while len(chunk) > segment.left:
+            await self._clear.wait()
+            ahead = min(self._terms.download.segment, stop - segment.stop)
+            if ahead > 0 and self._board.extend(segment, ahead):
+                continue
+            if segment.left > 0:
+                await connection.landing.write(chunk[: segment.left])
+            if ahead > 0:
+                return False
+            raise UpstreamBroken("upstream sent more than the part asked for", code="bad_206")
+        await connection.landing.write(chunk)
         return True
 
 

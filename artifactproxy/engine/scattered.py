@@ -52,7 +52,7 @@ class Scattered:
                 return False
             segment.taken += len(chunk)
             await self.spool.write(chunk)
-            self._note()
+            segment.landed = max(segment.landed, self.spool.written)
             return True
 
     async def settle(self) -> None:

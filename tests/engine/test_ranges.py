@@ -196,6 +196,17 @@ async def test_who_is_alone_asks_once_for_all_that_is_left(world: World) -> None
     assert asked.stop - asked.start > 5 * MIB, "not for each segment"
 
 
+@pytest.mark.parametrize("block", [MIB - 1, MIB, MIB + 1, 3 * MIB + 5])
+async def test_chunks_may_be_larger_than_segments(
+    world: World, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setitem(globals(), "BLOCK", block)
+    await world.load("a", rate=0, connections=1)
+    assert not world.asked, "the first answer was enough"
+    await world.load("a", rate=4e6)
+    assert not world.troubles
+
+
 async def test_attempts_are_bounded(world: World) -> None:
     async def fails(_: Asked) -> tuple[int, Chunks]:
         raise UpstreamBroken("broken", code="no_answer")
