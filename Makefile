@@ -26,7 +26,7 @@ quick: $(VENV)/.dev ## Lint, types, and the tests that need no I/O: seconds
 	$(BIN)/python -m pytest tests/rules tests/providers tests/test_house.py tests/test_config.py $(PYTEST)
 
 test: $(VENV)/.dev ## All tests that run anywhere; lists what was skipped (REQUIRE_ALL=1: fails instead)
-	$(BIN)/python -m pytest -rsfE -n 3 --dist loadfile --no-loadscope-reorder tests --results build/reliability/tests.json $(PYTEST)
+	$(BIN)/python -m pytest -rsfE -n 2 --dist loadfile --no-loadscope-reorder tests --results build/reliability/tests.json $(PYTEST)
 
 e2e: $(VENV)/.dev ## Real clients against a real instance
 	$(BIN)/python -m pytest -rsfE e2e $(PYTEST)

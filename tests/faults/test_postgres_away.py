@@ -134,16 +134,15 @@ async def test_p01_what_others_changed_meanwhile_counts_once_it_is_back(tmp_path
         replica(tmp_path / "two", chaos, pg, bucket=bucket, url=pg.direct) as two,
     ):
         known = scripted(chaos, {"tool.bin": BIG})
-        await exact(one, known)
-        await one.settled()
+        await held(one, known)
         pg.wire.toxics = down()
         await one.without_index()
         assert (await two.engine.purge("files"))["entries"] == 1
         other = scripted(chaos, {"tool.bin": BIG})
         chaos.script("/tool.bin", ok(), size=BIG, version=2)
         del other
-        [held] = await exact(one, known)
-        assert held.source == "cache"
+        [kept] = await exact(one, known)
+        assert kept.source == "cache"
         pg.wire.toxics = calm()
         await one.recovered()
         async with asyncio.timeout(30):
@@ -167,8 +166,7 @@ async def test_p01_at_the_start_it_is_waited_for(tmp_path: Path, chaos: Chaos) -
         coming = asyncio.create_task(later())
         async with replica(tmp_path, chaos, pg, index={"start_wait": 60.0}) as proxy:
             await coming
-            await exact(proxy, known)
-            await proxy.settled()
+            await held(proxy, known)
             assert {got.source for got in await exact(proxy, known)} == {"cache"}
             await proxy.check()
 

@@ -17,7 +17,7 @@ from tests.chaos import Chaos
 from tests.chaos.behaviours import ok
 from tests.chaos.tcp import calm, down
 from tests.faults.machine import metric
-from tests.faults.replica import Crowd, Replica, Wired, database, exact, own_server, replica, scripted
+from tests.faults.replica import Crowd, Replica, Wired, database, exact, held, own_server, replica, scripted
 from tests.followers.cluster import Gate
 from tests.house_proxy import promise
 from tests.servers.postgres import ADMIN, ADMIN_PASSWORD, Postgres
@@ -77,8 +77,7 @@ async def test_p06_the_primary_may_only_be_read_and_another_takes_over(tmp_path:
     meanwhile = scripted(chaos, {f"meanwhile{n}.bin": 30_000 + n for n in range(10)})
     async with own_server() as first, database(first) as pg, copied(first, standby=True) as second:
         async with replica(tmp_path, chaos, pg) as proxy:
-            await exact(proxy, known)
-            await proxy.settled()
+            await held(proxy, known)
             await caught_up(first, second)
             async with Crowd(proxy, known) as crowd:
                 await asyncio.to_thread(first.sql, "ALTER SYSTEM SET default_transaction_read_only = on")
@@ -147,7 +146,7 @@ def aged(proxy: Replica, bucket: Bucket | None, seconds: float) -> None:
         os.utime(path, (at, at))
 
 
-def held(proxy: Replica, bucket: Bucket | None) -> set[str]:
+def stored(proxy: Replica, bucket: Bucket | None) -> set[str]:
     if bucket is not None:
         return {key.rpartition("/")[2] for key in bucket.objects if "sha256" in key}
     return {path.name for path in proxy.blobs()}
@@ -168,7 +167,7 @@ async def test_p08_what_a_restored_database_lost_is_fetched_again(
     async with older(tmp_path, chaos, far=far, lost=lost, kept=kept) as (proxy, _, _, bucket):
         found, summary = await proxy.fsck()
         assert summary["found"] == len(found)
-        before = held(proxy, bucket)
+        before = stored(proxy, bucket)
         assert before >= {body.sha256 for body in lost.values()}, "nothing is deleted rashly"
         async with asyncio.timeout(30):
             while {got.source for got in await exact(proxy, kept)} != {"cache"}:
@@ -176,7 +175,7 @@ async def test_p08_what_a_restored_database_lost_is_fetched_again(
         assert {got.source for got in await exact(proxy, lost)} == {"remote"}
         await proxy.settled()
         assert {got.source for got in await exact(proxy, lost)} == {"cache"}
-        assert held(proxy, bucket) >= before, "the same names"
+        assert stored(proxy, bucket) >= before, "the same names"
         assert all(chaos.hits(path.removeprefix("/files")) == 1 for path in kept)
         await proxy.check()
 
@@ -190,7 +189,7 @@ async def test_p08_blobs_nobody_asks_for_again_are_collected(
     lost = scripted(chaos, {f"lost{n}.bin": 40_000 + n for n in range(10)})
     async with older(tmp_path, chaos, far=far, lost=lost, kept=kept) as (proxy, _, _, bucket):
         orphans = {body.sha256 for body in lost.values()}
-        assert held(proxy, bucket) >= orphans
+        assert stored(proxy, bucket) >= orphans
         assert (await proxy.engine.gc(run=True))["orphans"] == 0, "they are young: their rows may wait"
         aged(proxy, bucket, HOURS)
         found, summary = await proxy.fsck()
@@ -198,7 +197,7 @@ async def test_p08_blobs_nobody_asks_for_again_are_collected(
         assert summary["found"] == len(orphans)
         report = await proxy.engine.gc(run=True)
         assert report["orphans"] == len(orphans)
-        assert not held(proxy, bucket) & orphans
+        assert not stored(proxy, bucket) & orphans
         assert {got.source for got in await exact(proxy, kept)} == {"cache"}
         await proxy.check()
         assert {got.source for got in await exact(proxy, lost)} == {"remote"}

@@ -25,6 +25,7 @@ from tests.faults.replica import (
     configured,
     database,
     exact,
+    held,
     own_server,
     replica,
     scripted,
@@ -45,10 +46,9 @@ async def test_p03_slow_is_as_good_as_away(tmp_path: Path, chaos: Chaos) -> None
     known = scripted(chaos, KNOWN)
     async with (
         database() as pg,
-        replica(tmp_path, chaos, pg, index={"command": 0.3, "acquire": 0.3}) as proxy,
+        replica(tmp_path, chaos, pg, index={"command": 1.0, "acquire": 1.0}) as proxy,
     ):
-        await exact(proxy, known)
-        await proxy.settled()
+        await held(proxy, known)
         async with Crowd(proxy, known) as crowd:
             pg.wire.toxics = latency(30.0)
             new = scripted(chaos, {f"new{n}.bin": 30_000 + n for n in range(10)})
@@ -62,9 +62,7 @@ async def test_p03_slow_is_as_good_as_away(tmp_path: Path, chaos: Chaos) -> None
         assert set(crowd.seen) <= {"cache", "remote"}, crowd.seen
         assert await metric(proxy, "index_slow_total") > 0
         await proxy.settled()
-        await exact(proxy, new)
-        await proxy.settled()
-        assert {got.source for got in await exact(proxy, new | known)} == {"cache"}
+        await held(proxy, new | known)
         await proxy.check()
 
 
@@ -76,8 +74,7 @@ async def test_p03_a_lock_that_somebody_holds_stops_no_client(tmp_path: Path, ch
         database() as pg,
         replica(tmp_path, chaos, pg, index={"lock": 0.2, "command": 1.0}) as proxy,
     ):
-        await exact(proxy, known)
-        await proxy.settled()
+        await held(proxy, known)
         locking = "BEGIN; LOCK TABLE entries IN SHARE MODE; SELECT pg_sleep(2); COMMIT"
         holding = asyncio.create_task(pg.sql(locking))
         async with asyncio.timeout(30):
@@ -145,8 +142,7 @@ async def test_p05_two_connections_and_five_hundred_clients(tmp_path: Path, chao
         database() as pg,
         replica(tmp_path, chaos, pg, index={"pool": 2, "acquire": 0.2}) as proxy,
     ):
-        await exact(proxy, known)
-        await proxy.settled()
+        await held(proxy, known)
         pg.wire.toxics = latency(0.02)
         twice = [asyncio.create_task(exact(proxy, new)) for _ in range(2)]
         hits = await exact(proxy, known)
@@ -211,8 +207,7 @@ async def _in_a_small_space(folder: Path, chaos: Chaos, server: postgres.Postgre
     async with database(server) as pg:
         await asyncio.to_thread(server.sql, f'ALTER DATABASE "{pg.name}" SET TABLESPACE small')
         async with replica(folder, chaos, pg) as proxy:
-            await exact(proxy, known)
-            await proxy.settled()
+            await held(proxy, known)
             await pg.sql("CHECKPOINT")
             ballast = await asyncio.to_thread(fill_up, small)
             await exact(proxy, new)
@@ -234,8 +229,7 @@ async def test_p09_no_place_is_left_for_a_connection(tmp_path: Path, chaos: Chao
     """53300, while the administrator ends those there are (57P01)."""
     known = scripted(chaos, KNOWN)
     async with database() as pg, replica(tmp_path, chaos, pg) as proxy:
-        await exact(proxy, known)
-        await proxy.settled()
+        await held(proxy, known)
         async with Crowd(proxy, known) as crowd:
             for turn in range(5):
                 await pg.cut_off()
@@ -261,8 +255,7 @@ async def test_p10_a_schema_of_another_version(tmp_path: Path, chaos: Chaos) -> 
     known = scripted(chaos, {"tool.bin": BIG})
     async with database() as pg:
         async with replica(tmp_path, chaos, pg) as proxy:
-            await exact(proxy, known)
-            await proxy.settled()
+            await held(proxy, known)
         ours = int(await pg.sql("SELECT max(number) FROM steps"))
         await pg.sql(f"INSERT INTO steps VALUES ({ours + 1}, '{ours + 1:04}_of_a_newer_version.sql')")
         await pg.sql("ALTER TABLE entries ADD COLUMN more TEXT NOT NULL DEFAULT 'unknown to us'")
@@ -312,8 +305,8 @@ async def test_p11_behind_a_pooler_of_transactions(tmp_path: Path, chaos: Chaos)
             )
             for name in ("one", "two")
         ]
-        await exact(one, known)
-        await one.settled()
+        await held(one, known)
+        await one.flushed()
         for _ in range(2):
             assert {got.source for got in await exact(two, known)} == {"cache"}
             await asyncio.sleep(0.3)  # it has heard of all that one wrote
@@ -321,13 +314,15 @@ async def test_p11_behind_a_pooler_of_transactions(tmp_path: Path, chaos: Chaos)
             await asyncio.to_thread(pooler.restart)
             await one.recovered()
             await two.recovered()
-            await exact(one, scripted(chaos, {"new.bin": BIG}))
+            new = scripted(chaos, {"new.bin": BIG})
+            await held(one, new)
             await asyncio.gather(crowd.more(50), other.more(50))
         for seen in (crowd, other):
             assert seen.seen.get("cache", 0) >= 0.99 * seen.total, seen.seen
             assert set(seen.seen) <= {"cache", "remote"}, seen.seen
-        await one.settled()
-        assert {got.source for got in await exact(two, scripted(chaos, {"new.bin": BIG}))} == {"cache"}
+        await one.flushed()
+        await two.recovered()
+        assert {got.source for got in await exact(two, new)} == {"cache"}
         assert (await one.engine.purge("files"))["entries"] == len(KNOWN) + 1
         async with asyncio.timeout(30):
             while (await two.get("/files/new.bin")).source == "cache":
