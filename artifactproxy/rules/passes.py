@@ -15,7 +15,7 @@ from typing import Final
 HEADER: Final = "X-Peer-Pass"
 LIFE: Final = 60.0  # seconds
 _VERSION: Final = "v1"
-_PASS: Final = re.compile(r"\Av1 ([0-9]{1,12}) ([0-9a-f]{64})\Z")
+_PASS: Final = re.compile(r"\Av1 (0|[1-9][0-9]{0,11}) ([0-9a-f]{64})\Z")
 
 
 def seal(secret: str, method: str, subject: str, now: float) -> str:

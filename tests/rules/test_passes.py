@@ -41,5 +41,11 @@ def test_it_is_read_to_the_letter(text: str) -> None:
     assert not holds("s", text.format(made.removeprefix("v1") if text[0] in "vV" else made), "GET", "x", NOW)
 
 
+def test_a_moment_is_written_in_one_way() -> None:
+    """Its zeros count: what is not what was made is no pass."""
+    version, expires, digest = seal("s", "GET", "x", NOW).split(" ")
+    assert not holds("s", f"{version} 0{expires} {digest}", "GET", "x", NOW)
+
+
 def test_an_empty_secret_opens_nothing() -> None:
     assert not holds("", seal("", "GET", "x", NOW), "GET", "x", NOW)
