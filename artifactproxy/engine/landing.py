@@ -29,11 +29,11 @@ class Landing:
 
     async def write(self, chunk: bytes) -> None:
         """Raises the fault of the disk."""
+        self._segment.taken += len(chunk)  # at once: what is left of it may be given to others meanwhile
         if self._body.in_order and await self._body.append(self._segment, chunk):
             return
         self._pending.append(chunk)
         self._size += len(chunk)
-        self._segment.taken += len(chunk)
         if self._size >= self._enough:
             self._begin()
         elif self._timer is None and self._job is None:

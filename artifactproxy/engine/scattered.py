@@ -1,11 +1,12 @@
 """Bytes that arrive out of order: the file of a spool, written anywhere by several connections.
 
 As long as they come in order, of one connection, they take the way of every other body, which is the
-shortest. The first chunk that does not ends that: from then on each has its place. What has landed without a gap is hashed in order and then counts as written, so readers, uploads and
-followers see nothing unusual. What comes just where the hash stands is hashed as it is written. The rest
-is read back from the page cache for that: with eight connections seven bytes of eight land ahead of a gap,
-and keeping them in memory until it closes would take a whole segment for each connection. It is in the
-cache, since it was written a moment ago: nothing is read from the disk.
+shortest. The first chunk that does not ends that: from then on each has its place. What has landed without
+a gap is hashed in order and then counts as written, so readers, uploads and followers see nothing unusual.
+What comes just where the hash stands is hashed as it is written. The rest is read back from the page cache
+for that: with eight connections seven bytes of eight land ahead of a gap, and keeping them in memory until
+it closes would take a whole segment for each connection. It is in the cache, since it was written a moment
+ago: nothing is read from the disk.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ class Scattered:
         self.in_order = self.board.size == self.spool.written
 
     async def append(self, segment: Segment, chunk: bytes) -> bool:
-        """The next bytes of a connection; False where they do not come next in the whole, or others did not."""
+        """The bytes of a connection up to `taken`; False where they do not come next in the whole, or others
+        did not."""
         async with self._turn:
             if not self.in_order:
                 return False
-            if segment.taken != self.spool.received:
+            if segment.taken - len(chunk) != self.spool.received:
                 await self._settle()
                 self.in_order = False
                 return False
-            segment.taken += len(chunk)
             await self.spool.write(chunk)
             segment.landed = max(segment.landed, self.spool.written)
             return True
@@ -63,12 +64,9 @@ class Scattered:
 
     async def _settle(self) -> None:
         await self.spool.drain()
-        self._note()
-        self._grown.set()
-
-    def _note(self) -> None:
         for segment in self.board.running:
             segment.landed = max(segment.landed, min(self.spool.written, segment.taken))
+        self._grown.set()
 
     def is_next(self, offset: int) -> bool:
         """Whether the hash stands there, and waits for what comes."""
